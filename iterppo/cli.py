@@ -1,0 +1,340 @@
+"""The command line: one function a command. Light imports only; a stage is imported when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from iterppo import __version__
+from iterppo.errors import IterPPOError
+
+app = typer.Typer(
+    name="iterppo",
+    help="Turn conversation logs into a better assistant, one round at a time (Iterative PPO).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Round = Annotated[
+    Path | None, typer.Option("--round", help="Round folder, as runs/shop/003: names inputs and outputs.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the artifact to write.")]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file, a section per stage.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Make it again although it is up to date.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Trajectories = Annotated[Path | None, typer.Option("--trajectories", help="Trajectories artifact.")]
+Policy = Annotated[Path | None, typer.Option("--policy", help="Policy artifact: the one that made the logs.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    # The DeepSpeed launcher writes --local_rank=N before the subcommand; the rank is read from LOCAL_RANK.
+    local_rank: Annotated[int, typer.Option("--local_rank", hidden=True)] = 0,
+) -> None:
+    """Options before the command."""
+    if version:
+        typer.echo(f"iterppo {__version__}")
+        raise typer.Exit
+
+
+def _run(
+    stage: str,
+    *,
+    inputs: dict[str, Path | None],
+    out: dict[str, Path | None],
+    round_folder: Path | None,
+    config: Path | None,
+    settings: list[str] | None,
+    force: bool,
+    as_json: bool,
+    **extra: Any,
+) -> None:
+    from iterppo.execution import execute
+
+    manifest, path, done = execute(
+        stage,
+        inputs=inputs,
+        outputs=out,
+        round_folder=round_folder,
+        config_file=config,
+        settings=settings or [],
+        force=force,
+        extra=extra,
+    )
+    if as_json:
+        typer.echo(manifest.model_dump_json(indent=2))
+        return
+    from iterppo.report.inspection import summary
+
+    if not done:
+        typer.echo(f"{path}: up to date")
+    else:
+        typer.echo(summary(path, manifest))
+
+
+@app.command(help="Hold conversations of a policy in an environment: a log that ingest reads.")
+def rollout(
+    policy: Annotated[
+        str | None, typer.Option("--policy", help="Policy artifact or export, or `scripted`: the environment's own.")
+    ] = None,
+    env: Annotated[str | None, typer.Option("--env", help="Environment: a name, or module:factory.")] = None,
+    out: Out = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Stands in for a deployment."""
+    scripted = policy == "scripted"
+    chosen = [*(settings or []), *([f"rollout.env={json.dumps(env)}"] if env else [])]
+    _run(
+        "rollout",
+        inputs={"policy": None if scripted or policy is None else Path(policy)},
+        out={"out": out},
+        round_folder=round_folder,
+        config=config,
+        settings=chosen,
+        force=force,
+        as_json=as_json,
+        scripted=scripted,
+    )
+
+
+@app.command(help="Read conversation logs into turns with rewards; what cannot be read goes to rejects.")
+def ingest(
+    logs: Annotated[
+        list[str] | None, typer.Argument(help="JSON Lines files (also .gz), globs, or log artifacts.")
+    ] = None,
+    out: Out = None,
+    rejects: Annotated[Path | None, typer.Option("--rejects", help="Folder of the rejects artifact.")] = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Logs to trajectories and rejects."""
+    if rejects is None and out is not None and round_folder is None:
+        rejects = out.with_name(f"{out.name}-rejects")
+    _run(
+        "ingest",
+        inputs={},
+        out={"out": out, "rejects": rejects},
+        round_folder=round_folder,
+        config=config,
+        settings=settings,
+        force=force,
+        as_json=as_json,
+        logs=logs or [],
+    )
+
+
+@app.command(help="Make π_0: a Hugging Face model with a prompt, or a small model trained from scratch on the log.")
+def init(
+    trajectories: Trajectories = None,
+    model: Annotated[str | None, typer.Option("--model", help="`scratch`, a folder, or a hub id.")] = None,
+    out: Out = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """The first policy."""
+    _run(
+        "init",
+        inputs={"trajectories": trajectories},
+        out={"out": out},
+        round_folder=round_folder,
+        config=config,
+        settings=[*(settings or []), *([f"init.model={json.dumps(model)}"] if model else [])],
+        force=force,
+        as_json=as_json,
+    )
+
+
+@app.command(help="Compute the Monte Carlo return of every turn.")
+def returns(
+    trajectories: Trajectories = None,
+    out: Out = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Trajectories to returns."""
+    _run(
+        "returns",
+        inputs={"trajectories": trajectories},
+        out={"out": out},
+        round_folder=round_folder,
+        config=config,
+        settings=settings,
+        force=force,
+        as_json=as_json,
+    )
+
+
+@app.command("fit-q", help="Fit Q^π: the return as a function of state and action, with held-out diagnostics.")
+def fit_q(
+    trajectories: Trajectories = None,
+    returns: Annotated[Path | None, typer.Option("--returns", help="Returns artifact.")] = None,
+    policy: Policy = None,
+    out: Out = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Trajectories and returns to q."""
+    _run(
+        "fit-q",
+        inputs={"trajectories": trajectories, "returns": returns, "policy": policy},
+        out={"out": out},
+        round_folder=round_folder,
+        config=config,
+        settings=settings,
+        force=force,
+        as_json=as_json,
+    )
+
+
+@app.command(help="Build a single-turn prompt from every non-terminal state.")
+def prompts(
+    trajectories: Trajectories = None,
+    policy: Policy = None,
+    out: Out = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Trajectories to prompts."""
+    _run(
+        "prompts",
+        inputs={"trajectories": trajectories, "policy": policy},
+        out={"out": out},
+        round_folder=round_folder,
+        config=config,
+        settings=settings,
+        force=force,
+        as_json=as_json,
+    )
+
+
+@app.command(help="Improve the policy by token-level PPO with Q as the reward.")
+def ppo(
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="Prompts artifact.")] = None,
+    q: Annotated[Path | None, typer.Option("--q", help="Q artifact: the reward.")] = None,
+    policy: Policy = None,
+    out: Out = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Prompts, q and policy to a better policy."""
+    _run(
+        "ppo",
+        inputs={"prompts": prompts, "q": q, "policy": policy},
+        out={"out": out},
+        round_folder=round_folder,
+        config=config,
+        settings=settings,
+        force=force,
+        as_json=as_json,
+    )
+
+
+@app.command(help="Write the policy as a Hugging Face folder that transformers and vLLM serve as it is.")
+def export(
+    policy: Annotated[Path | None, typer.Option("--policy", help="Policy artifact to export.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="Prompts artifact: the check completes one of them.")
+    ] = None,
+    out: Out = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Policy to export."""
+    _run(
+        "export",
+        inputs={"policy": policy, "prompts": prompts},
+        out={"out": out},
+        round_folder=round_folder,
+        config=config,
+        settings=settings,
+        force=force,
+        as_json=as_json,
+    )
+
+
+@app.command(help="Compare the outcome rates of two or more trajectories artifacts, the first as the base.")
+def compare(
+    trajectories: Annotated[list[Path], typer.Argument(help="Trajectories artifacts.")],
+    as_json: Json = False,
+) -> None:
+    """Outcome rates with intervals."""
+    from iterppo.report.comparison import compare_outcomes, comparison_text
+
+    result = compare_outcomes(trajectories)
+    typer.echo(json.dumps(result, indent=2) if as_json else comparison_text(result))
+
+
+@app.command(help="Show an artifact, or the counts of a whole round.")
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="Artifact, or round folder.")],
+    rows: Annotated[int, typer.Option("--rows", min=0, help="Rows to show.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Look at an artifact or a round."""
+    from iterppo.report.inspection import inspect_json, inspect_text
+
+    typer.echo(inspect_json(folder) if as_json else inspect_text(folder, rows=rows))
+
+
+@app.command(help="Print the published contract of an artifact kind.")
+def schema(
+    kind: Annotated[str | None, typer.Argument(help="Kind, as trajectories; none: list the kinds.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a contract."""
+    from iterppo.report.schemas import kinds_text, schema_json, schema_text
+
+    if kind is None:
+        typer.echo(kinds_text())
+    else:
+        typer.echo(schema_json(kind) if as_json else schema_text(kind))
+
+
+def main() -> None:
+    """Entry point: errors of ours become one line on standard error and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a C locale must not turn π into a traceback
+    try:
+        app()
+    except IterPPOError as error:
+        message = " ".join(str(error).split())
+        typer.echo(f"iterppo: {message}", err=True)
+        raise SystemExit(error.exit_status) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None

@@ -1,0 +1,1 @@
+"""Where a policy talks to customers who are not real: the protocol, its loader and the shop."""

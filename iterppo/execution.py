@@ -1,0 +1,90 @@
+"""Run one stage: configuration, places, the up-to-date check, and only then the stage itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from iterppo.artifact import (
+    InputRecord,
+    Manifest,
+    file_records,
+    fingerprint,
+    is_up_to_date,
+    read_manifest,
+)
+from iterppo.config import InitConfig, StageConfig, load_config
+from iterppo.errors import UsageError
+from iterppo.pipeline import BEHAVIOUR, SECTIONS, STAGES, Stage, resolve
+
+
+def execute(
+    name: str,
+    *,
+    inputs: Mapping[str, Path | None],
+    outputs: Mapping[str, Path | None],
+    round_folder: Path | None,
+    config_file: Path | None,
+    settings: Sequence[str],
+    force: bool,
+    extra: Mapping[str, Any],
+) -> tuple[Manifest, Path, bool]:
+    """Run the stage `name` unless its artifacts are up to date.
+
+    Returns:
+        The manifest of the main artifact, its path, and whether anything was done.
+
+    Raises:
+        IterPPOError: Anything that is the user's to mend.
+    """
+    stage = STAGES[name]
+    config = load_config(name, stage.config, file=config_file, settings=settings, sections=SECTIONS)
+    arguments: dict[str, Any] = {}
+    for slot in stage.writes:
+        option = "--out" if slot.name == "out" else f"--{slot.name}"
+        arguments[slot.name] = resolve(slot, outputs.get(slot.name), round_folder, option=option, stage=name)
+    given = dict(extra)
+    if name == "ingest":
+        from iterppo.logs.sources import find_logs
+
+        given["logs"] = find_logs(given["logs"], round_folder)
+    for slot in stage.reads:
+        if given.get("scripted"):
+            arguments[slot.name] = None
+            continue
+        arguments[slot.name] = resolve(
+            slot, inputs.get(slot.name), round_folder, option=f"--{slot.name}", stage=name
+        )
+    records = input_records(stage, arguments, given, config)
+    expected = fingerprint(name, config.model_dump(mode="json", by_alias=True), records)
+    out: Path = arguments["out"]
+    if not force and all(is_up_to_date(arguments[slot.name], expected) for slot in stage.writes):
+        return read_manifest(out), out, False
+    manifest = stage.run(config, **arguments, **given)
+    return manifest, out, True
+
+
+def input_records(
+    stage: Stage, arguments: Mapping[str, Any], given: Mapping[str, Any], config: StageConfig
+) -> dict[str, InputRecord]:
+    """The inputs of a stage by content; the check that each is of the right kind happens here, before torch."""
+    records: dict[str, InputRecord] = {}
+    for slot in stage.reads:
+        path = arguments[slot.name]
+        if path is None:
+            continue
+        # Conversations are held by an export as often as by a training artifact; both hold the same model.
+        manifest = read_manifest(path, None if slot.place == BEHAVIOUR else slot.kind)
+        if manifest.kind not in (slot.kind, "export"):
+            read_manifest(path, slot.kind)  # raises with the message for a wrong kind
+        records[slot.name] = InputRecord(path=str(path), kind=manifest.kind, digest=manifest.digest)
+    records |= file_records("log", given.get("logs", []))
+    if isinstance(config, InitConfig):
+        if config.model == "scratch" and arguments.get("trajectories") is None:
+            raise UsageError(
+                "init: a model from scratch is trained on a log. Name --trajectories, --round, or --model FOLDER."
+            )
+        if Path(config.model).is_dir():
+            records |= file_records("model", sorted(p for p in Path(config.model).iterdir() if p.is_file()))
+    return records

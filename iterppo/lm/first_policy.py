@@ -1,0 +1,86 @@
+"""π_0 from scratch: tokenizer, model and behaviour cloning on the training conversations of a log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from iterppo.artifact import Artifact
+from iterppo.config import InitConfig
+from iterppo.lm.cloning import action_loss, clone, examples_of
+from iterppo.lm.rendering import Renderer, decisions
+from iterppo.lm.scratch import build_model, train_tokenizer
+
+
+@dataclass
+class FirstPolicy:
+    """What was made, and how it went."""
+
+    model: PreTrainedModel
+    renderer: Renderer
+    counts: dict[str, int]
+    metrics: dict[str, float | bool | str]
+
+
+def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | None:
+    """Train π_0; None where the log has no training conversation with an action."""
+    torch.manual_seed(config.seed)
+    conversations = [
+        (turns[0]["split"], list(decisions(turns, system_prompt=config.system_prompt)))
+        for turns in trajectories.conversations()
+    ]
+    training = [turns for split, turns in conversations if split == "train"]
+    texts = (
+        text
+        for turns in training
+        for turn in turns
+        for text in (turn.row["customer"], turn.row["suggestion"], turn.row["sent"])
+        if text
+    )
+    tokenizer = train_tokenizer([config.system_prompt, *texts], vocab_size=config.vocab_size)
+    renderer = Renderer(tokenizer)
+    max_tokens = config.max_prompt_tokens + config.max_new_tokens
+    examples = {
+        split: [
+            example
+            for turns_split, turns in conversations
+            if turns_split == split
+            for example in examples_of(
+                turns, renderer, max_tokens=max_tokens, context_weight=config.context_weight
+            )
+        ]
+        for split in ("train", "heldout")
+    }
+    if not examples["train"]:
+        return None
+    model = build_model(
+        tokenizer,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        context_tokens=max_tokens,
+    )
+    losses = clone(
+        model,
+        examples["train"],
+        pad_id=tokenizer.pad_token_id,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        tokens_per_batch=config.tokens_per_batch,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+    )
+    metrics: dict[str, float | bool | str] = {"loss_first": losses[0], "loss_last": losses[-1], "steps": len(losses)}
+    for split, chosen in examples.items():
+        if chosen:
+            metrics[f"action_loss_{split}"] = action_loss(
+                model, chosen, pad_id=tokenizer.pad_token_id, tokens_per_batch=config.tokens_per_batch
+            )
+    counts = {
+        "conversations_train": len(training),
+        "segments_train": len(examples["train"]),
+        "tokens_train": sum(len(example.ids) for example in examples["train"]),
+    }
+    return FirstPolicy(model, renderer, counts, metrics)

@@ -1,0 +1,129 @@
+"""A policy on disk: a model, a tokenizer, and the settings it is deployed with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+
+from iterppo.errors import ArtifactError, UsageError
+from iterppo.lm.rendering import Renderer
+
+SETTINGS = "iterppo_policy.json"
+MODEL = "model"
+
+
+class PolicySettings(BaseModel):
+    """What a deployment must know besides the model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    """Name of the policy: a digest of its weights and settings."""
+    system_prompt: str
+    max_prompt_tokens: int
+    max_new_tokens: int
+    temperature: float
+
+
+@dataclass
+class Policy:
+    """A loaded policy."""
+
+    model: PreTrainedModel
+    renderer: Renderer
+    settings: PolicySettings
+
+
+def model_folder(artifact: Path) -> Path:
+    """Where the Hugging Face folder of a `policy` or `export` artifact is."""
+    return artifact / MODEL if (artifact / MODEL).is_dir() else artifact
+
+
+def load_settings(artifact: Path) -> PolicySettings:
+    """The settings of a `policy` or `export` artifact."""
+    file = model_folder(artifact) / SETTINGS
+    try:
+        return PolicySettings.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file}: no policy settings ({type(error).__name__}). Is this a policy?") from None
+
+
+def load_renderer(artifact: Path) -> Renderer:
+    """The tokenizer of a policy, without its model."""
+    return Renderer(load_tokenizer(str(model_folder(artifact))))
+
+
+def load_policy(artifact: Path) -> Policy:
+    """Load a `policy` or `export` artifact."""
+    folder = model_folder(artifact)
+    return Policy(load_model(str(folder)), load_renderer(artifact), load_settings(artifact))
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer from a folder or hub id; code that comes with it is never run."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{name}: no tokenizer to load ({_first_line(error)}). Check the folder or hub id.") from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str) -> PreTrainedModel:
+    """A causal language model from a folder or hub id: safetensors only, no remote code."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{name}: no causal language model in safetensors to load ({_first_line(error)}). Check the folder or hub id."
+        ) from None
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def save_policy(
+    folder: Path, *, model: PreTrainedModel, renderer: Renderer, settings: dict[str, Any]
+) -> PolicySettings:
+    """Write model, tokenizer, generation and policy settings; the version is derived from what was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=settings["temperature"],
+        max_new_tokens=settings["max_new_tokens"],
+        eos_token_id=renderer.eos_id,
+        pad_token_id=renderer.tokenizer.pad_token_id,
+    )
+    model.save_pretrained(folder, safe_serialization=True)
+    renderer.tokenizer.save_pretrained(folder)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    complete = PolicySettings(version=f"policy-{digest.hexdigest()[:12]}", **settings)
+    (folder / SETTINGS).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return complete
+
+
+def quiet_libraries() -> None:
+    """Progress is ours to show: silence the libraries' bars and advice, keep their errors."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("trl", "accelerate", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

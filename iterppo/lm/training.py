@@ -1,0 +1,114 @@
+"""The supervised loop that behaviour cloning and Q fitting share: token-bounded batches, AdamW, warm-up and cosine."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from iterppo.progress import progress
+
+Item = TypeVar("Item")
+
+
+def token_batches(
+    lengths: Sequence[int], *, tokens_per_batch: int, seed: int | None
+) -> list[list[int]]:
+    """Indices of sequences in batches of at most `tokens_per_batch` tokens, padding included (one sequence at least).
+
+    Sequences of similar length share a batch. With a seed, ties of length and the order of batches are random.
+    """
+    generator = random.Random(seed)
+    order = list(range(len(lengths)))
+    if seed is not None:
+        generator.shuffle(order)
+    order.sort(key=lambda index: lengths[index])
+    batches: list[list[int]] = []
+    for index in order:
+        # Sorted ascending, so this sequence is the longest of the batch it would join.
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= tokens_per_batch:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    if seed is not None:
+        generator.shuffle(batches)
+    return batches
+
+
+def right_pad(sequences: Sequence[Sequence[int]], *, value: int) -> torch.Tensor:
+    """Integer sequences as one (B, T) tensor."""
+    length = max(len(sequence) for sequence in sequences)
+    return torch.tensor([[*sequence, *[value] * (length - len(sequence))] for sequence in sequences])
+
+
+def minimise(
+    parameters: Sequence[torch.nn.Parameter],
+    loss_of: Callable[[list[int]], torch.Tensor],
+    lengths: Sequence[int],
+    *,
+    epochs: float,
+    max_steps: int,
+    tokens_per_batch: int,
+    learning_rate: float,
+    weight_decay: float,
+    seed: int,
+    what: str,
+    after_epoch: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Minimise a loss over batches of sequences; returns the loss of every step.
+
+    Args:
+        parameters: What is trained.
+        loss_of: From the indices of a batch to its loss.
+        lengths: Tokens of each sequence.
+        epochs: Passes; may be a fraction.
+        max_steps: Upper limit of the steps.
+        tokens_per_batch: See `token_batches`.
+        learning_rate: Peak; linear warm-up over 5 % of the steps, then a cosine to zero.
+        weight_decay: Of AdamW, on matrices alone.
+        seed: Of the order of batches.
+        what: Name for the progress line.
+        after_epoch: Called with the number of each whole pass.
+    """
+    per_epoch = len(token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=seed))
+    num_steps = max(1, min(max_steps, round(epochs * per_epoch)))
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+    )
+    warmup = max(1, round(0.05 * num_steps))
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    losses: list[float] = []
+    batches = _endless(lengths, tokens_per_batch=tokens_per_batch, seed=seed)
+    for step in progress(range(num_steps), what, total=num_steps, unit="steps"):
+        loss = loss_of(next(batches))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"{what}: the loss is {loss.item()} at step {step}")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+        if after_epoch is not None and ((step + 1) % per_epoch == 0 or step + 1 == num_steps):
+            after_epoch((step + 1) // per_epoch)
+    return losses
+
+
+def _endless(lengths: Sequence[int], *, tokens_per_batch: int, seed: int) -> Iterator[list[int]]:
+    epoch = 0
+    while True:
+        yield from token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=seed * 1_000_003 + epoch)
+        epoch += 1

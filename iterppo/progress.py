@@ -1,0 +1,31 @@
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere; always on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+LINE_EVERY_S = 15.0
+
+
+def say(text: str) -> None:
+    """One line for whoever watches."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable[Item], what: str, *, total: int | None = None, unit: str = "") -> Iterator[Item]:
+    """Pass items through and show how many went by."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=what, total=total, unit=f" {unit}", leave=False, dynamic_ncols=True)
+        return
+    said = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - said > LINE_EVERY_S:
+            said = time.monotonic()
+            say(f"{what}: {number}{f' of {total}' if total else ''} {unit}")
