@@ -34,7 +34,7 @@ INTENTS: tuple[str, ...] = tuple(intent for intent in _INTENTS if intent != UNKN
 
 _PATTERNS = {intent: re.compile("|".join(_INTENTS[intent]["patterns"])) for intent in INTENTS}
 _SALUTATION = re.compile(r"^(hi|hello|hey)( there)?[,.!]+\s+")
-_STUTTER = re.compile(r"\b(\w+)\W+\1\b")
+_STUTTER = re.compile(r"\b(\w+)[\s,]+\1\b")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 _Key = TypeVar("_Key")
@@ -100,7 +100,9 @@ class ScriptedAssistant:
         reflexes: dict[str, float] = _ASSISTANT["reflexes"].get(reply_type(customer), {})
         weights = {intent: weight * reflexes.get(intent, 1) for intent, weight in weights.items()}
         speaks: float = (1 - _ASSISTANT["abstain"]) / sum(weights.values())
-        return {None: _ASSISTANT["abstain"]} | {i: speaks * w for i, w in weights.items()}
+        return {None: _ASSISTANT["abstain"]} | {
+            intent: speaks * weight for intent, weight in weights.items()
+        }
 
     def suggest(self, customer: str, turn: int) -> str | None:
         """A message for the business, or None to abstain."""

@@ -115,13 +115,21 @@ def save_policy(
     return complete
 
 
+def tensors_as_bytes(tensors: dict[str, torch.Tensor]) -> bytes:
+    """Tensors in the safetensors format."""
+    from safetensors.torch import save
+
+    content: bytes = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    return content
+
+
 def quiet_libraries() -> None:
     """Progress is ours to show: silence the libraries' bars and advice, keep their errors."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for name in ("trl", "accelerate", "datasets"):
+    for name in ("trl", "accelerate", "datasets", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

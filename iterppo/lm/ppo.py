@@ -1,0 +1,300 @@
+"""Token-level PPO with a critic, as a thin subclass of TRL's GRPOTrainer (1.16).
+
+TRL's: generation, clipped surrogate, reference model, accumulation, PEFT, DeepSpeed, checkpoints. Ours: rendering, the
+critic and its loss, the KL penalty in the reward, per-token advantages, Q as the reward.
+
+Shapes: B completions, T completion tokens, S prompt and completion tokens together. With `values = critic output`,
+column S − T − 1 + t is the value before completion token t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from iterppo.config import PPOConfig
+from iterppo.lm.critic import HEAD, Critic
+from iterppo.lm.policy import Policy
+from iterppo.lm.rendering import Message
+from iterppo.progress import LINE_EVERY_S, say
+from iterppo.rl.advantages import generalised_advantages, token_rewards, whiten
+from iterppo.rl.losses import value_loss
+
+RATIO_TOLERANCE = 1e-3
+"""Largest |log π_new − log π_old| on a minibatch that saw no update yet. Beyond rounding it is a defect, never noise."""
+
+
+class Reward(Protocol):
+    """Q, or anything that scores actions in states by their text."""
+
+    def __call__(self, states: Sequence[Sequence[Message]], actions: Sequence[str]) -> list[float]: ...
+
+
+class PPOTrainer(GRPOTrainer):
+    """PPO (Schulman et al., 2017) on single-turn prompts.
+
+    Args:
+        policy: Model, renderer and settings of the policy to improve; its model is trained in place.
+        reward: From states and actions to Q.
+        prompts: Rows with `prompt_id` and `prompt`.
+        config: Of the stage.
+        work: Folder for what the trainer writes.
+        on_samples: Receives the rows of the `policy` contract, a batch at a time.
+    """
+
+    _tag_names = ("iterppo", "ppo")
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        reward: Reward,
+        prompts: Sequence[dict[str, Any]],
+        config: PPOConfig,
+        work: Path,
+        on_samples: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
+        self.config = config
+        self.renderer = policy.renderer
+        self.reward = reward
+        self.on_samples = on_samples
+        self.critic = Critic(policy.model)
+        self.largest_first_log_ratio = 0.0
+        self._scores_B = torch.empty(0)
+        self._passes: list[tuple[torch.Tensor, torch.Tensor]] = []
+        num_prompts = config.completions_per_update // config.completions_per_prompt
+        rows = [{"prompt_id": row["prompt_id"], "prompt": row["prompt"]} for row in prompts]
+        repeats = -(-num_prompts // len(rows))
+        super().__init__(
+            model=policy.model,
+            reward_funcs=self._score,
+            args=trainer_arguments(config, policy, work),
+            train_dataset=Dataset.from_list(rows * repeats),
+            processing_class=policy.renderer.tokenizer,
+        )
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Report(config))
+
+    # --- sampling
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Text of a log becomes tokens by the renderer alone, which lets nobody forge a control token."""
+        return [self.renderer.prompt_ids(prompt) for prompt in prompts], None, {}
+
+    def _score(self, prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+        return self.reward(prompts, [completion[0]["content"].strip() for completion in completions])
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        scores: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        here = self.accelerator.process_index * len(prompts)
+        self._scores_B = scores[here : here + len(prompts), 0]
+        self._texts = [completion[0]["content"].strip() for completion in completions]
+        return scores
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        if model is self.ref_model:
+            return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        with self.critic.collecting() as values:
+            result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        self._passes.append((result[0], torch.cat(values)))
+        return result
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.critic.train_backbone = self._update_number() >= self.config.critic_warmup_updates
+        self._passes = []
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        mask_BT = batch["completion_mask"]
+        T = mask_BT.shape[1]
+        if "old_per_token_logps" not in batch:  # TRL skips them where one step follows each generation
+            ids_BS = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+            seen_BS = torch.cat([batch["prompt_mask"], mask_BT], dim=1)
+            self._passes = []
+            with torch.no_grad():
+                self._get_per_token_logps_and_entropies(self.model, ids_BS, seen_BS, T)
+        # The first pass is the policy's; with adapters a second one, adapters off, is the reference's.
+        old_logprob_BT, value_BS = self._passes[0]
+        value_BT1 = value_BS[:, -(T + 1) :]
+        kl_BT = torch.zeros_like(old_logprob_BT)
+        if "ref_per_token_logps" in batch:
+            kl_BT = (old_logprob_BT - batch["ref_per_token_logps"]) * mask_BT
+        last_B = (mask_BT.cumsum(1) * mask_BT).argmax(dim=1, keepdim=True)
+        last_token_B = batch["completion_ids"].gather(1, last_B).squeeze(1)
+        terminated_B = torch.isin(last_token_B, torch.tensor(self.eos_token_ids, device=last_token_B.device))
+        reward_BT = token_rewards(
+            self._scores_B, kl_BT, mask_BT, terminated_B=terminated_B, kl_coefficient=self.config.kl_coefficient
+        )
+        advantage_BT, return_BT = generalised_advantages(
+            reward_BT,
+            value_BT1,
+            mask_BT,
+            terminated_B=terminated_B,
+            gamma=self.config.gamma,
+            lambda_=self.config.lambda_,
+        )
+        self._record(inputs, batch, terminated_B=terminated_B, kl_BT=kl_BT, advantage_BT=advantage_BT)
+        self._note_critic(value_BT1[:, :-1], return_BT, mask_BT)
+        batch["old_per_token_logps"] = old_logprob_BT
+        batch["advantages"] = whiten(advantage_BT, mask_BT) if self.config.whiten_advantages else advantage_BT
+        batch["old_values"] = value_BT1[:, :-1].contiguous()
+        batch["returns"] = return_BT
+        return batch
+
+    # --- learning
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._passes = []
+        # The KL penalty is paid in the reward; TRL's β stands for "keep a reference model", not for a term of the loss.
+        beta, self.beta = self.beta, 0.0
+        try:
+            policy_loss: torch.Tensor = super()._compute_loss(model, inputs)
+        finally:
+            self.beta = beta
+        logprob_BT, value_BS = self._passes.pop()
+        mask_BT = inputs["completion_mask"]
+        T = mask_BT.shape[1]
+        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
+            self._assert_ratio_is_one(logprob_BT, inputs["old_per_token_logps"], mask_BT)
+        critic_loss = value_loss(
+            value_BS[:, -(T + 1) : -1],
+            inputs["old_values"],
+            inputs["returns"],
+            mask_BT,
+            clip=self.config.value_clip,
+        )
+        self._metrics["train"]["value_loss"].append(critic_loss.item())
+        critic_loss = self.config.value_coefficient * critic_loss / self.current_gradient_accumulation_steps
+        if not self.critic.train_backbone:
+            # Zero times the loss keeps every parameter in the graph, which DDP and ZeRO need.
+            return critic_loss + 0.0 * policy_loss
+        return policy_loss + critic_loss
+
+    def _assert_ratio_is_one(self, new_BT: torch.Tensor, old_BT: torch.Tensor, mask_BT: torch.Tensor) -> None:
+        difference = ((new_BT - old_BT).abs() * mask_BT).max().item()
+        self.largest_first_log_ratio = max(self.largest_first_log_ratio, difference)
+        if not difference <= RATIO_TOLERANCE:
+            raise RuntimeError(
+                f"π_new/π_old is exp(±{difference:.3g}) before any update: sampling and training disagree "
+                "(dropout, padding or temperature)"
+            )
+
+    # --- what is told
+
+    def _update_number(self) -> int:
+        return int(self._step) // int(self.args.steps_per_generation * self.num_iterations)
+
+    def _record(
+        self,
+        inputs: list[dict[str, Any]],
+        batch: dict[str, Any],
+        *,
+        terminated_B: torch.Tensor,
+        kl_BT: torch.Tensor,
+        advantage_BT: torch.Tensor,
+    ) -> None:
+        mask_BT = batch["completion_mask"].bool()
+        mean_advantage_B = (advantage_BT * mask_BT).sum(1) / mask_BT.sum(1)
+        metrics = self._metrics["train"]
+        metrics["q"].append(self._scores_B.mean().item())
+        metrics["kl_per_completion"].append(kl_BT.sum(1).mean().item())
+        metrics["truncated"].append(1 - terminated_B.float().mean().item())
+        metrics["abstained"].append(sum(not text for text in self._texts) / len(self._texts))
+        metrics["distinct"].append(len(set(self._texts)) / len(self._texts))
+        self.on_samples(
+            [
+                {
+                    "step": int(self.state.global_step),
+                    "prompt_id": row["prompt_id"],
+                    "completion": self._texts[b],
+                    "tokens": batch["completion_ids"][b][mask_BT[b]].tolist(),
+                    "truncated": not bool(terminated_B[b]),
+                    "q": float(self._scores_B[b]),
+                    "kl": float(kl_BT[b].sum()),
+                    "advantage": float(mean_advantage_B[b]),
+                }
+                for b, row in enumerate(inputs)
+            ]
+        )
+
+    def _note_critic(self, value_BT: torch.Tensor, return_BT: torch.Tensor, mask_BT: torch.Tensor) -> None:
+        real_BT = mask_BT.bool()
+        variance = return_BT[real_BT].var(correction=0)
+        if variance > 0:
+            unexplained = (return_BT - value_BT)[real_BT].var(correction=0)
+            self._metrics["train"]["critic_explained_variance"].append(1 - (unexplained / variance).item())
+
+
+def trainer_arguments(config: PPOConfig, policy: Policy, work: Path) -> GRPOConfig:
+    """TRL's arguments for a stage configuration.
+
+    Raises:
+        ValueError: If the completions of an update do not divide into minibatches, microbatches and prompts.
+    """
+    minibatch, rest = divmod(config.completions_per_update, config.minibatches)
+    microbatch = config.microbatch_size or minibatch
+    if rest or minibatch % microbatch or config.completions_per_update % config.completions_per_prompt:
+        raise ValueError(
+            f"completions_per_update = {config.completions_per_update} must be a multiple of minibatches = "
+            f"{config.minibatches}, of microbatch_size = {microbatch} times it, and of completions_per_prompt = "
+            f"{config.completions_per_prompt}"
+        )
+    accumulation = minibatch // microbatch
+    return GRPOConfig(
+        output_dir=str(work),
+        per_device_train_batch_size=microbatch,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=accumulation * config.minibatches,
+        num_iterations=config.epochs,
+        num_generations=config.completions_per_prompt,
+        max_steps=config.updates * config.epochs * config.minibatches,
+        max_completion_length=policy.settings.max_new_tokens,
+        temperature=policy.settings.temperature,
+        top_p=1.0,  # sampling must be π itself, or the ratio and the KL are those of another policy
+        top_k=0,
+        beta=config.kl_coefficient,
+        epsilon=config.clip,
+        entropy_coef=config.entropy_coefficient,
+        loss_type="bnpo",
+        scale_rewards="none",
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        weight_decay=0.0,
+        max_grad_norm=config.max_gradient_norm,
+        disable_dropout=True,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        logging_steps=config.epochs * config.minibatches,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=config.seed,
+    )
+
+
+class _Report(TrainerCallback):
+    """A line now and then on standard error."""
+
+    def __init__(self, config: PPOConfig) -> None:
+        self._per_update = config.epochs * config.minibatches
+        self._updates = config.updates
+        self._said = 0.0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        import time
+
+        if logs and "q" in logs and time.monotonic() - self._said > LINE_EVERY_S:
+            self._said = time.monotonic()
+            say(
+                f"ppo: update {state.global_step // self._per_update} of {self._updates}, Q {logs['q']:.3f}, "
+                f"KL {logs['kl_per_completion']:.2f} nat, entropy {logs['entropy']:.2f}"
+            )
+
+
+__all__ = ["HEAD", "PPOTrainer", "Reward", "trainer_arguments"]

@@ -1,0 +1,38 @@
+"""Losses of the policy step that are not the trainer's own.
+
+Shapes: B completions, T tokens.
+"""
+
+import torch
+from torch import Tensor
+
+
+def value_loss(
+    value_BT: Tensor, old_value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor, *, clip: float
+) -> Tensor:
+    """Half the squared error of the critic, with its change since sampling clipped.
+
+        ½ mean_t max((V_t − R_t)², (V_old,t + clamp(V_t − V_old,t, ±clip) − R_t)²)
+
+    clip = 0 means no clipping, the plain squared error.
+
+    Args:
+        value_BT: Critic's estimates, with gradient.
+        old_value_BT: Its estimates at sampling.
+        return_BT: Targets.
+        mask_BT: 1 for tokens that count.
+        clip: Half-width of the range, in units of Q.
+
+    Returns:
+        A scalar.
+
+    >>> v = torch.tensor([[1.0, 7.0]])
+    >>> value_loss(v, torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([[1, 0]]), clip=0.0)
+    tensor(0.5000)
+    """
+    error_BT = (value_BT - return_BT).square()
+    if clip > 0:
+        clipped_BT = old_value_BT + (value_BT - old_value_BT).clamp(-clip, clip)
+        error_BT = torch.maximum(error_BT, (clipped_BT - return_BT).square())
+    real_BT = mask_BT.bool()
+    return 0.5 * error_BT.masked_fill(~real_BT, 0.0).sum() / real_BT.sum().clamp(min=1)

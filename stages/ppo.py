@@ -1,0 +1,58 @@
+"""`iterppo ppo`: prompts@1, q@1, policy@1 -> policy@1, the improved policy."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from iterppo.artifact import ArtifactWriter, Manifest, open_artifact
+from iterppo.config import PPOConfig
+from iterppo.errors import DataError, UsageError
+
+
+def run(config: PPOConfig, *, prompts: Path, q: Path, policy: Path, out: Path) -> Manifest:
+    """Train on the prompts of the training conversations, with Q̂ as the reward; write the policy and its samples."""
+    from iterppo.lm import policy as policies
+    from iterppo.lm.ppo import PPOTrainer
+    from iterppo.lm.q_function import QFunction
+    from iterppo.lm.training_log import write_training_log
+
+    policies.quiet_libraries()
+    problems, fitted, behaviour = open_artifact(prompts, "prompts"), open_artifact(q, "q"), open_artifact(policy)
+    inputs = {"prompts": problems.record(), "q": fitted.record(), "policy": behaviour.record()}
+    rows = [row for row in problems.rows(["prompt_id", "prompt", "split"]) if row["split"] == "train"]
+    if not rows:
+        raise DataError(f"{prompts}: no prompt of a training conversation. Ingest more conversations.")
+    loaded = policies.load_policy(policy)
+    with (
+        ArtifactWriter(out, kind="policy", stage="ppo", config=config, inputs=inputs) as writer,
+        TemporaryDirectory(prefix="iterppo-ppo-") as work,
+    ):
+        try:
+            trainer = PPOTrainer(
+                policy=loaded,
+                reward=QFunction.load(fitted.path / "model"),
+                prompts=rows,
+                config=config,
+                work=Path(work),
+                on_samples=writer.write,
+            )
+        except ValueError as error:
+            raise UsageError(f"ppo: {error}.") from None
+        trainer.train()
+        (writer.folder / "critic.safetensors").write_bytes(policies.tensors_as_bytes(trainer.critic.detach()))
+        settings = loaded.settings.model_dump(exclude={"version"})
+        saved = policies.save_policy(
+            writer.folder / policies.MODEL, model=loaded.model, renderer=loaded.renderer, settings=settings
+        )
+        curves = write_training_log(writer.folder / "training_log.parquet", trainer.state.log_history)
+        writer.counts.update(prompts=len(rows), updates=config.updates, optimiser_steps=trainer.state.global_step)
+        writer.metrics.update(
+            policy_version=saved.version,
+            behaviour_version=loaded.settings.version,
+            q_first=curves["q"][0],
+            q_last=curves["q"][-1],
+            kl_last=curves["kl_per_completion"][-1],
+            entropy_first=curves["entropy"][0],
+            entropy_last=curves["entropy"][-1],
+            largest_first_log_ratio=trainer.largest_first_log_ratio,
+        )
+    return writer.manifest

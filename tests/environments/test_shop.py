@@ -1,0 +1,401 @@
+"""The simulated shop: its rules, its language, and how well simple policies do in it."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iterppo.environments.protocol import Environment, Observation
+from iterppo.environments.shop import (
+    INTENTS,
+    SETTINGS,
+    UNKNOWN,
+    ScriptedAssistant,
+    Shop,
+    recognise,
+    reply_type,
+)
+
+PARAPHRASES = {intent: SETTINGS["intents"][intent]["paraphrases"] for intent in INTENTS}
+Turn = tuple[str, int, tuple[str, ...], str | None, Observation]
+"""Reply type of c_i, i, intents sent before, suggested intent, what was then observed."""
+Policy = Callable[[str, int, tuple[str, ...]], str | None]
+"""Suggestion from c_i, i and the intents sent before."""
+
+
+def play(policy: Policy, seed: int, shop: Shop | None = None) -> list[Turn]:
+    shop = shop or Shop()
+    before = shop.reset(seed)
+    turns: list[Turn] = []
+    sent: tuple[str, ...] = ()
+    while not before.done:
+        assert before.customer is not None
+        suggestion = policy(before.customer, len(sent) + 1, sent)
+        after = shop.step(suggestion)
+        intent = None if suggestion is None else recognise(suggestion)
+        turns.append((reply_type(before.customer), len(sent) + 1, sent, intent, after))
+        sent = (*sent, recognise(after.sent or ""))
+        before = after
+    return turns
+
+
+def success(conversations: list[list[Turn]]) -> float:
+    return sum(turns[-1][-1].outcome for turns in conversations) / len(conversations)
+
+
+def play_many(policy: Policy, num_conversations: int, first_seed: int = 0) -> list[list[Turn]]:
+    return [play(policy, first_seed + index) for index in range(num_conversations)]
+
+
+def scripted(seed: int) -> Policy:
+    assistant = Shop.scripted_assistant(seed)
+    return lambda customer, turn, sent: assistant.suggest(customer, turn)
+
+
+def abstaining(customer: str, turn: int, sent: tuple[str, ...]) -> None:
+    return None
+
+
+def sensible(customer: str, turn: int, sent: tuple[str, ...]) -> str:
+    steps = ["ask_project", "show_examples", "ask_budget", "quote_price"]
+    return PARAPHRASES[next((step for step in steps if step not in sent), "offer_visit")][0]
+
+
+def always(intent: str) -> Policy:
+    return lambda customer, turn, sent: PARAPHRASES[intent][turn % 5]
+
+
+def improved(conversations: list[list[Turn]]) -> Policy:
+    """Greedy on a Monte-Carlo estimate of the Q-function of the policy that made these.
+
+    A table over the reply type, the turn and the set of intents sent; a cell that was seen rarely
+    leans on coarser ones, with the weight of 20 visits.
+    """
+
+    def cells(reply: str, turn: int, sent: tuple[str, ...], intent: str | None) -> Iterator[tuple]:
+        done = frozenset(sent)
+        yield from [(turn, intent), (done, intent), (done, turn, intent)]
+        yield (done, turn, reply, intent)
+
+    visits: Counter[tuple] = Counter()
+    returns: Counter[tuple] = Counter()
+    for turns in conversations:
+        for *situation, _ in turns:
+            for cell in cells(*situation):
+                visits[cell] += 1
+                returns[cell] += turns[-1][-1].outcome
+
+    def value(reply: str, turn: int, sent: tuple[str, ...], intent: str) -> float:
+        estimate = 0.25
+        for cell in cells(reply, turn, sent, intent):
+            estimate = (returns[cell] + 20 * estimate) / (visits[cell] + 20)
+        return estimate
+
+    def policy(customer: str, turn: int, sent: tuple[str, ...]) -> str:
+        reply = reply_type(customer)
+        return PARAPHRASES[max(INTENTS, key=lambda intent: value(reply, turn, sent, intent))][0]
+
+    return policy
+
+
+@pytest.fixture(scope="module")
+def logs() -> list[list[Turn]]:
+    return play_many(scripted(0), 12_000, first_seed=1_000_000)
+
+
+# --- the protocol ---
+
+
+def test_the_shop_is_an_environment() -> None:
+    assert isinstance(Shop(), Environment)
+
+
+def test_a_conversation_opens_with_the_customer() -> None:
+    opening = Shop().reset(3)
+
+    assert reply_type(opening.customer or "") == "opening"
+    assert opening == Observation(opening.customer, outcome=False, done=False)
+
+
+def test_same_seed_and_suggestions_make_the_same_conversation() -> None:
+    used = Shop()
+    play(scripted(1), 99, used)
+
+    assert play(scripted(5), 7, used) == play(scripted(5), 7)
+
+
+def test_different_seeds_make_different_conversations() -> None:
+    assert len({str(play(sensible, seed)) for seed in range(20)}) > 15
+
+
+def test_a_step_before_the_first_customer_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"call reset\(seed\) before step"):
+        Shop().step(None)
+
+
+def test_a_step_after_the_end_is_refused_until_the_next_customer() -> None:
+    shop = Shop()
+    play(sensible, 0, shop)
+
+    with pytest.raises(RuntimeError, match=r"this conversation is over: call reset\(seed\)"):
+        shop.step("Hello!")
+    shop.reset(1)
+    assert shop.step("Hello!").sent
+
+
+def test_a_clone_goes_on_in_the_same_way_and_alone() -> None:
+    for seed in range(30):
+        shop = Shop()
+        shop.reset(seed)
+        if shop.step(PARAPHRASES["ask_project"][0]).done:
+            continue
+        copy, untouched = shop.clone(), shop.clone()
+        rest = [_finish(shop, seed), _finish(copy, seed), _finish(untouched, seed)]
+
+        assert rest[0] == rest[1] == rest[2]
+
+
+def _finish(shop: Shop, seed: int) -> list[Observation]:
+    assistant = ScriptedAssistant(seed)
+    seen = [shop.step(assistant.suggest("", 2))]
+    while not seen[-1].done:
+        seen.append(shop.step(assistant.suggest("", 2)))
+    return seen
+
+
+# --- what every turn obeys ---
+
+
+def test_every_conversation_ends_once_in_a_visit_or_in_silence(logs: list[list[Turn]]) -> None:
+    for turns in logs:
+        *earlier, last = [after for *_, after in turns]
+        assert len(turns) <= SETTINGS["max_turns"]
+        assert last.done
+        assert last.outcome == (last.customer is not None)
+        assert last.outcome == (reply_type(last.customer or "") == "agrees_to_visit")
+        for after in earlier:
+            assert (after.outcome, after.done) == (False, False)
+            assert after.customer
+
+
+def test_the_sent_text_is_the_suggestion_exactly_when_it_was_taken_verbatim() -> None:
+    random = Random(4)
+    texts = [*sum(PARAPHRASES.values(), []), "", "  ", "qwerty", "Hello! Visit? Visit?", "a " * 50]
+    seen: Counter[str | None] = Counter()
+    for seed in range(300):
+        shop = Shop()
+        after = shop.reset(seed)
+        while not after.done:
+            suggestion = random.choice([*texts, None])
+            after = shop.step(suggestion)
+            seen[after.adoption] += 1
+            assert after.sent
+            assert after.sent.strip()
+            assert (after.sent == suggestion) == (after.adoption == "verbatim")
+            assert (suggestion is None) == (after.adoption == "abstained")
+            if suggestion is not None and after.adoption in ("edited", "influenced"):
+                assert recognise(after.sent) == recognise(suggestion)
+            if after.adoption == "influenced":
+                assert after.sent in PARAPHRASES[recognise(after.sent)]
+
+    assert set(seen) == {"verbatim", "edited", "influenced", "rejected", "abstained"}
+
+
+@given(text=st.text())
+def test_any_text_may_be_suggested(text: str) -> None:
+    shop = Shop()
+    shop.reset(0)
+
+    assert shop.step(text).sent
+
+
+# --- language ---
+
+
+@pytest.mark.parametrize("intent", INTENTS)
+def test_every_paraphrase_and_every_edit_of_it_is_recognised(intent: str) -> None:
+    for text in PARAPHRASES[intent]:
+        assert recognise(text) == intent, text
+        assert recognise(text.upper()) == intent, text
+        edits = Shop._edits(text)
+        assert len(edits) >= 4, f"most edits of {text!r} would change its intent"
+        assert all(recognise(edit) == intent for edit in edits)
+
+
+def test_an_edit_may_drop_a_clause() -> None:
+    assert "Could you share your budget with us?" in Shop._edits(
+        "Thanks for that. Could you share your budget with us?"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   \n",
+        "lorem ipsum dolor sit amet",
+        "asdf qwer!!! 12 ??",
+        "Hello! Purple elephants dance.",
+        "visit visit visit visit",
+        "Hello! Hello! Hello!",
+        "book a visit book a visit",
+        "Shall we book a visit? Shall we book a visit?",
+        "What budget do you have in mind " + " ".join(f"word{n}" for n in range(30)),
+        "the the what budget do you have",
+    ],
+)
+def test_garbage_has_no_intent(text: str) -> None:
+    assert recognise(text) == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("hello", "greet"),
+        ("Hello! When may we visit you?", "offer_visit"),
+        ("Book a visit today or you lose the discount", "push"),
+        ("what is your budget", "ask_budget"),
+        ("The total would be 9500 all in", "quote_price"),
+    ],
+)
+def test_text_that_is_no_paraphrase_is_recognised_too(text: str, intent: str) -> None:
+    assert recognise(text) == intent
+
+
+def test_the_customer_tells_project_and_budget_in_plain_words() -> None:
+    for seed in range(40):
+        shop = Shop()
+        shop.reset(seed)
+        for intent, reply, words in [
+            ("ask_project", "told_project", ("kitchen", "bathroom")),
+            ("ask_budget", "told_budget", ("thousand",)),
+        ]:
+            after = shop.step(PARAPHRASES[intent][0])
+            if after.done:
+                break
+            if reply_type(after.customer or "") == reply:
+                assert any(word in (after.customer or "") for word in words)
+
+
+# --- the numbers and texts of shop.toml ---
+
+
+def test_probabilities_of_the_settings_are_probabilities() -> None:
+    customer, assistant = SETTINGS["customer"], SETTINGS["assistant"]
+    distributions = [SETTINGS["intents"][intent]["adoption"] for intent in (*INTENTS, UNKNOWN)]
+    distributions += [customer[trait] for trait in ("project", "budget", "patience")]
+    distributions += [SETTINGS["business"]["habits"], assistant["first_turn"], assistant["later"]]
+    for distribution in distributions:
+        assert math.isclose(sum(distribution.values()), 1)
+        assert min(distribution.values()) >= 0
+    for by_interest in (customer["bored"], customer["agrees"]):
+        assert len(by_interest) == SETTINGS["max_interest"] + 1
+        assert all(0 <= probability <= 1 for probability in by_interest)
+    assert customer["agrees"] == sorted(customer["agrees"])
+    assert customer["bored"] == sorted(customer["bored"], reverse=True)
+
+
+def test_settings_name_only_what_exists() -> None:
+    customer, assistant = SETTINGS["customer"], SETTINGS["assistant"]
+    for weights in (SETTINGS["business"]["habits"], assistant["first_turn"], assistant["later"]):
+        assert set(weights) == set(INTENTS)
+    for reply, reflexes in assistant["reflexes"].items():
+        assert reply in SETTINGS["replies"]
+        assert set(reflexes) <= set(INTENTS)
+    for rule in SETTINGS["intents"].values():
+        assert set(rule["adoption"]) == {"verbatim", "edited", "influenced", "rejected"}
+        assert ("needs" in rule) == ("early" in rule)
+        assert rule.get("needs", "greet") in INTENTS
+    assert set(customer["start_interest"]) == set(customer["said"]) == set(customer["project"])
+    assert set(customer["price_shift"]) == set(customer["sum"]) == set(customer["budget"])
+    assert set(customer["leave"]) == set(customer["patience"])
+
+
+def test_every_text_is_short_plain_and_means_one_thing() -> None:
+    customer = SETTINGS["customer"]
+    for texts in (*PARAPHRASES.values(), *SETTINGS["replies"].values()):
+        assert len(set(texts)) >= 5
+    replies = [
+        (template.format(project=project, budget=budget), reply)
+        for reply, templates in SETTINGS["replies"].items()
+        for template in templates
+        for project in customer["said"].values()
+        for budget in customer["sum"].values()
+    ]
+    for text, reply in replies:
+        assert reply_type(text) == reply
+    for text in [*sum(PARAPHRASES.values(), []), *(text for text, _ in replies)]:
+        assert text.isascii()
+        assert len(text.split()) <= 14, text
+    assert reply_type("Somebody else wrote this.") == UNKNOWN
+
+
+# --- how well simple policies do: what a round of policy iteration has to work with ---
+
+
+def test_the_scripted_assistant_is_mediocre(logs: list[list[Turn]]) -> None:
+    assert 0.20 <= success(logs) <= 0.32
+    assert 4 <= sum(map(len, logs)) / len(logs) <= 6
+
+
+def test_the_scripted_assistant_supports_every_intent_on_every_turn(logs: list[list[Turn]]) -> None:
+    for turn in range(1, SETTINGS["max_turns"] + 1):
+        intents = Counter(turns[turn - 1][3] for turns in logs if len(turns) >= turn)
+        total = intents.total()
+        assert all(intents[intent] >= 0.05 * total for intent in INTENTS)
+        assert 0.015 <= intents[None] / total <= 0.045
+
+
+def test_the_scripted_assistant_draws_from_the_probabilities_that_it_states() -> None:
+    price = "That is quite a lot of money."
+    stated = ScriptedAssistant.probabilities(price, 3)
+    assistant = ScriptedAssistant(0)
+    drawn = Counter(assistant.suggest(price, 3) for _ in range(5000))
+
+    assert math.isclose(sum(stated.values()), 1)
+    assert stated["push"] > ScriptedAssistant.probabilities("", 3)["push"]
+    for intent, probability in stated.items():
+        texts = [None] if intent is None else PARAPHRASES[intent]
+        assert abs(sum(drawn[text] for text in texts) / 5000 - probability) < 0.03
+
+
+def test_good_suggestions_are_mostly_sent_and_bad_ones_mostly_not(logs: list[list[Turn]]) -> None:
+    adoptions: dict[str | None, Counter[str | None]] = {}
+    for turns in logs:
+        for *_, intent, after in turns:
+            adoptions.setdefault(intent, Counter())[after.adoption] += 1
+    rejected = {intent: seen["rejected"] / seen.total() for intent, seen in adoptions.items()}
+
+    assert rejected["push"] > 0.6
+    for intent in ("ask_project", "show_examples", "ask_budget", "quote_price", "offer_visit"):
+        assert rejected[intent] < 0.15
+
+
+def test_a_sensible_sequence_succeeds() -> None:
+    conversations = play_many(sensible, 1500)
+
+    assert success(conversations) >= 0.80
+    assert 4 <= sum(map(len, conversations)) / len(conversations) <= 6
+
+
+def test_silence_is_not_a_good_policy(logs: list[list[Turn]]) -> None:
+    assert success(play_many(abstaining, 1500)) <= success(logs) - 0.05
+
+
+@pytest.mark.parametrize("intent", INTENTS)
+def test_no_single_intent_is_a_good_policy(logs: list[list[Turn]], intent: str) -> None:
+    assert success(play_many(always(intent), 300)) <= success(logs) - 0.05
+
+
+def test_nonsense_is_the_worst_policy() -> None:
+    assert success(play_many(lambda customer, turn, sent: "blah", 500)) <= 0.15
+
+
+def test_one_round_of_policy_iteration_helps_and_leaves_something_to_win(
+    logs: list[list[Turn]],
+) -> None:
+    assert 0.50 <= success(play_many(improved(logs), 1500)) <= 0.87
