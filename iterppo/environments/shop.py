@@ -205,7 +205,8 @@ class Shop:
         return self._paraphrase(_draw(self._random, _BUSINESS["habits"]), suggestion)
 
     def _paraphrase(self, intent: str, unlike: str | None) -> str:
-        return self._random.choice([p for p in _INTENTS[intent]["paraphrases"] if p != unlike])
+        paraphrases: list[str] = _INTENTS[intent]["paraphrases"]
+        return self._random.choice([text for text in paraphrases if text != unlike])
 
     @staticmethod
     def _edits(text: str) -> list[str]:
