@@ -1,0 +1,115 @@
+"""Holding conversations: an assistant in an environment, many episodes together, as lines of a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from iterppo.environments.protocol import Environment, Observation
+from iterppo.logs.splits import unit_hash
+
+TurnSoFar = dict[str, Any]
+"""`customer`, `suggestion`, `adoption`, `sent` of a turn, as in a trajectories row; the last one waits for its
+suggestion (`adoption` is not_shown and `sent` null)."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What an assistant suggests; text None: it abstains."""
+
+    text: str | None
+    logprob: float | None
+    """log π(a | s), in nats; None where the assistant does not know it."""
+
+
+class Assistant(Protocol):
+    """Anything that suggests."""
+
+    version: str
+
+    def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]: ...
+
+
+@dataclass
+class _Episode:
+    number: int
+    environment: Environment
+    observation: Observation
+    turns: list[TurnSoFar] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def waiting(self) -> list[TurnSoFar]:
+        open_turn = {"customer": self.observation.customer, "suggestion": None, "adoption": "not_shown", "sent": None}
+        return [*self.turns, open_turn]
+
+    def advance(self, suggestion: Suggestion) -> None:
+        customer = self.observation.customer
+        after = self.environment.step(suggestion.text)
+        adoption = after.adoption or ("abstained" if suggestion.text is None else None)
+        self.turns.append(
+            {"customer": customer, "suggestion": suggestion.text, "adoption": adoption, "sent": after.sent}
+        )
+        self.messages.append(
+            {
+                "role": "business",
+                "content": after.sent or "",
+                "suggestion": suggestion.text,
+                "adoption": adoption,
+                "suggestion_logprob": suggestion.logprob,
+            }
+        )
+        self.observation = after
+        if after.customer is not None:
+            self.messages.append({"role": "customer", "content": after.customer})
+        if after.outcome:
+            self.messages[-1]["outcome"] = 1
+
+
+def hold_conversations(
+    factory: Callable[[], Environment],
+    assistant: Assistant,
+    *,
+    name: str,
+    number: int,
+    parallel: int,
+    max_turns: int,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """Yield finished conversations in the neutral log format, in the order of their numbers within a batch.
+
+    Customers differ from policy to policy and from seed to seed: nobody is evaluated on whom the log was made with.
+
+    Args:
+        factory: Makes an environment.
+        assistant: Suggests.
+        name: Of the environment, for the conversations' ids.
+        number: Of conversations.
+        parallel: Held together.
+        max_turns: A conversation that is still open then is marked as unfinished.
+        seed: Of the customers.
+    """
+    for start in range(0, number, parallel):
+        batch = []
+        for index in range(start, min(start + parallel, number)):
+            environment = factory()
+            customer_seed = int(unit_hash(f"{assistant.version}/{index}", seed=seed) * 2**53)
+            first = environment.reset(customer_seed)
+            episode = _Episode(index, environment, first)
+            if first.customer is not None:
+                episode.messages.append({"role": "customer", "content": first.customer})
+            batch.append(episode)
+        for _ in range(max_turns):
+            waiting = [episode for episode in batch if not episode.observation.done]
+            if not waiting:
+                break
+            for episode, suggestion in zip(waiting, assistant([e.waiting() for e in waiting]), strict=True):
+                episode.advance(suggestion)
+        for episode in batch:
+            yield {
+                "conversation_id": f"{name}/{assistant.version}/{seed}/{episode.number}",
+                "messages": episode.messages,
+                "outcome": int(episode.observation.outcome),
+                "unfinished": not episode.observation.done,
+                "policy_version": assistant.version,
+            }

@@ -1,0 +1,75 @@
+"""`iterppo rollout`: policy@1 × environment -> log@1, a file that `iterppo ingest` reads."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from iterppo.artifact import ArtifactWriter, Manifest, open_artifact
+from iterppo.config import RolloutConfig
+from iterppo.environments.episodes import Assistant, Suggestion, TurnSoFar, hold_conversations
+from iterppo.environments.loader import load_environment
+from iterppo.errors import UsageError
+from iterppo.logs.sources import LOG_FILE
+from iterppo.progress import progress
+from iterppo.statistics.intervals import wilson_interval
+
+
+def run(config: RolloutConfig, *, policy: Path | None, out: Path, scripted: bool = False) -> Manifest:
+    """Hold conversations; `scripted` takes the environment's own assistant in place of a policy."""
+    factory = load_environment(config.env)
+    inputs = {"policy": open_artifact(policy).record()} if policy else {}
+    assistant: Assistant
+    if scripted:
+        assistant = _Scripted(factory, config)
+    else:
+        from iterppo.lm.generation import PolicyAssistant
+        from iterppo.lm.policy import load_policy, quiet_libraries
+
+        assert policy is not None, "execution asks for a policy"
+        quiet_libraries()
+        assistant = PolicyAssistant(load_policy(policy), seed=config.seed)
+    with ArtifactWriter(out, kind="log", stage="rollout", config=config, inputs=inputs) as writer:
+        conversations = hold_conversations(
+            factory,
+            assistant,
+            name=config.env,
+            number=config.conversations,
+            parallel=config.parallel,
+            max_turns=config.max_turns,
+            seed=config.seed,
+        )
+        with (writer.folder / LOG_FILE).open("w", encoding="utf-8") as log:
+            for conversation in progress(conversations, "rollout", total=config.conversations, unit="conversations"):
+                log.write(json.dumps(conversation, ensure_ascii=False) + "\n")
+                writer.count("conversations")
+                writer.count("outcomes", conversation["outcome"])
+                writer.count("unfinished", int(conversation["unfinished"]))
+                for message in conversation["messages"]:
+                    if message["role"] == "business":
+                        writer.count("turns")
+                        writer.count(str(message["adoption"] or "adoption unknown"))
+        outcomes, held = writer.counts["outcomes"], writer.counts["conversations"]
+        low, high = wilson_interval(outcomes, held)
+        writer.metrics.update(
+            policy_version=assistant.version, outcome_rate=outcomes / held, outcome_rate_low=low, outcome_rate_high=high
+        )
+    return writer.manifest
+
+
+class _Scripted:
+    """The environment's own assistant."""
+
+    version = "scripted"
+
+    def __init__(self, factory: Any, config: RolloutConfig) -> None:
+        make = getattr(factory(), "scripted_assistant", None)
+        if make is None:
+            raise UsageError(f"rollout: the environment {config.env} has no scripted assistant. Name a --policy.")
+        self._assistant = make(config.seed)
+
+    def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
+        return [
+            Suggestion(self._assistant.suggest(turns[-1]["customer"] or "", len(turns)), None)
+            for turns in conversations
+        ]
