@@ -121,8 +121,8 @@ class PPOConfig(StageConfig):
     """Completions sampled for each prompt."""
     minibatches: Count = 2
     """Optimiser steps per pass over an update's completions."""
-    microbatch_size: CountOrZero = 0
-    """Sequences in one forward and backward; 0: a whole minibatch."""
+    microbatch_size: Count = 16
+    """Sequences in one forward and backward."""
     epochs: Count = 2
     """Passes over an update's completions."""
     learning_rate: Positive = 2e-4
@@ -143,8 +143,8 @@ class PPOConfig(StageConfig):
     """Weight of the entropy bonus."""
     whiten_advantages: bool = True
     """Scale the advantages of an update to mean 0 and standard deviation 1."""
-    critic_warmup_updates: CountOrZero = 3
-    """First updates that train the value head alone."""
+    critic_samples: CountOrZero = 512
+    """Completions of the first policy that the value head is fitted on before the first update; 0: it starts at zero."""
     max_gradient_norm: Positive = 1.0
     """Clipping of the gradient's norm."""
 

@@ -10,6 +10,7 @@ import torch
 from iterppo.environments.episodes import Suggestion, TurnSoFar
 from iterppo.lm.policy import Policy
 from iterppo.lm.rendering import Message, decisions
+from iterppo.lm.training import token_batches
 
 
 class PolicyAssistant:
@@ -40,14 +41,21 @@ class PolicyAssistant:
         return [Suggestion(None, None) if state is None else next(drawn) for state in states]
 
 
-@torch.no_grad()
-def sample(policy: Policy, states: Sequence[Sequence[Message]]) -> list[Suggestion]:
+def sample(policy: Policy, states: Sequence[Sequence[Message]], *, tokens_per_batch: int = 8192) -> list[Suggestion]:
     """One completion for each state, with its log-probability under the sampling distribution.
 
     A completion that is empty, or not finished within the policy's length, is an abstention: it is not a message.
     """
+    prompts = [policy.renderer.prompt_ids(state) for state in states]
+    suggestions: dict[int, Suggestion] = {}
+    for batch in token_batches([len(prompt) for prompt in prompts], tokens_per_batch=tokens_per_batch, seed=None):
+        suggestions |= zip(batch, _sample(policy, [prompts[index] for index in batch]), strict=True)
+    return [suggestions[index] for index in range(len(prompts))]
+
+
+@torch.no_grad()
+def _sample(policy: Policy, prompts: Sequence[list[int]]) -> list[Suggestion]:
     settings, renderer = policy.settings, policy.renderer
-    prompts = [renderer.prompt_ids(state) for state in states]
     length = max(len(prompt) for prompt in prompts)
     pad_id: int = renderer.tokenizer.pad_token_id
     device = policy.model.device

@@ -3,8 +3,8 @@
 TRL's: generation, clipped surrogate, reference model, accumulation, PEFT, DeepSpeed, checkpoints. Ours: rendering, the
 critic and its loss, the KL penalty in the reward, per-token advantages, Q as the reward.
 
-Shapes: B completions, T completion tokens, S prompt and completion tokens together. With `values = critic output`,
-column S − T − 1 + t is the value before completion token t.
+Shapes: B completions, b of a microbatch, T completion tokens, S prompt and completion tokens together. Values have T + 1
+columns: the last T + 1 of the sequence, so that column t stands before completion token t.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from iterppo.config import PPOConfig
-from iterppo.lm.critic import HEAD, Critic
+from iterppo.lm.critic import Critic
 from iterppo.lm.policy import Policy
 from iterppo.lm.rendering import Message
 from iterppo.progress import LINE_EVERY_S, say
@@ -78,6 +78,8 @@ class PPOTrainer(GRPOTrainer):
             train_dataset=Dataset.from_list(rows * repeats),
             processing_class=policy.renderer.tokenizer,
         )
+        if config.critic_samples:
+            self.critic.fit_head(policy, reward, rows, number=config.critic_samples, seed=config.seed)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Report(config))
 
@@ -97,16 +99,30 @@ class PPOTrainer(GRPOTrainer):
         self._texts = [completion[0]["content"].strip() for completion in completions]
         return scores
 
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        if model is self.ref_model:
-            return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-        with self.critic.collecting() as values:
-            result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-        self._passes.append((result[0], torch.cat(values)))
-        return result
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, batch_size: Any = None, **kwargs: Any
+    ) -> Any:
+        """TRL's, microbatch by microbatch without the columns that are padding in all its rows, and with values."""
+        size = batch_size or len(input_ids)
+        logprobs, extras, values = [], [], []
+        for start in range(0, len(input_ids), size):
+            ids_bS, seen_bS = input_ids[start : start + size], attention_mask[start : start + size]
+            first = int(seen_bS.any(dim=0).int().argmax())  # the prompt is padded on the left
+            with self.critic.collecting() as collected:
+                logprob_bT, *extra = super()._get_per_token_logps_and_entropies(
+                    model, ids_bS[:, first:], seen_bS[:, first:], logits_to_keep, **kwargs
+                )
+            logprobs.append(logprob_bT)
+            extras.append(extra)
+            values += [value_bS[:, -(logits_to_keep + 1) :] for value_bS in collected]
+        if values and model is not self.ref_model:
+            self._passes.append((torch.cat(logprobs), torch.cat(values)))
+        joined = [None if parts[0] is None else torch.cat(parts) for parts in zip(*extras, strict=True)]
+        return torch.cat(logprobs), *joined
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self.critic.train_backbone = self._update_number() >= self.config.critic_warmup_updates
+        # Neighbours of one length share a microbatch, hence little padding. Sorting keeps a prompt's completions together.
+        inputs = sorted(inputs, key=lambda row: len(self.renderer.prompt_ids(row["prompt"])))
         self._passes = []
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mask_BT = batch["completion_mask"]
@@ -116,10 +132,11 @@ class PPOTrainer(GRPOTrainer):
             seen_BS = torch.cat([batch["prompt_mask"], mask_BT], dim=1)
             self._passes = []
             with torch.no_grad():
-                self._get_per_token_logps_and_entropies(self.model, ids_BS, seen_BS, T)
+                self._get_per_token_logps_and_entropies(
+                    self.model, ids_BS, seen_BS, T, self.args.per_device_train_batch_size
+                )
         # The first pass is the policy's; with adapters a second one, adapters off, is the reference's.
-        old_logprob_BT, value_BS = self._passes[0]
-        value_BT1 = value_BS[:, -(T + 1) :]
+        old_logprob_BT, value_BT1 = self._passes[0]
         kl_BT = torch.zeros_like(old_logprob_BT)
         if "ref_per_token_logps" in batch:
             kl_BT = (old_logprob_BT - batch["ref_per_token_logps"]) * mask_BT
@@ -145,6 +162,18 @@ class PPOTrainer(GRPOTrainer):
         batch["returns"] = return_BT
         return batch
 
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's, with the rows of each minibatch ordered by length, so that its microbatches carry little padding."""
+        fresh = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is not fresh and self.args.gradient_accumulation_steps > 1:
+            parts, size = self._buffered_inputs, self.args.gradient_accumulation_steps
+            self._buffered_inputs = [
+                part for start in range(0, len(parts), size) for part in _by_length(parts[start : start + size])
+            ]
+            inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
+        return inputs
+
     # --- learning
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -155,24 +184,26 @@ class PPOTrainer(GRPOTrainer):
             policy_loss: torch.Tensor = super()._compute_loss(model, inputs)
         finally:
             self.beta = beta
-        logprob_BT, value_BS = self._passes.pop()
+        logprob_BT, value_BT1 = self._passes.pop()
         mask_BT = inputs["completion_mask"]
-        T = mask_BT.shape[1]
-        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
+        if self._step < self.args.gradient_accumulation_steps or self._step % self._steps_per_update == 0:
             self._assert_ratio_is_one(logprob_BT, inputs["old_per_token_logps"], mask_BT)
-        critic_loss = value_loss(
-            value_BS[:, -(T + 1) : -1],
-            inputs["old_values"],
-            inputs["returns"],
-            mask_BT,
-            clip=self.config.value_clip,
+        # Tokens of an average minibatch of this update, as in TRL's own ("dapo") normalisation: the gradient does not
+        # depend on how a minibatch is divided into microbatches.
+        num_tokens = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
+        num_tokens = num_tokens * self.args.gradient_accumulation_steps / self.args.steps_per_generation
+        critic_loss = (
+            value_loss(
+                value_BT1[:, :-1],
+                inputs["old_values"],
+                inputs["returns"],
+                mask_BT,
+                clip=self.config.value_clip,
+            )
+            / num_tokens
         )
-        self._metrics["train"]["value_loss"].append(critic_loss.item())
-        critic_loss = self.config.value_coefficient * critic_loss / self.current_gradient_accumulation_steps
-        if not self.critic.train_backbone:
-            # Zero times the loss keeps every parameter in the graph, which DDP and ZeRO need.
-            return critic_loss + 0.0 * policy_loss
-        return policy_loss + critic_loss
+        self._metrics["train"]["value_loss"].append(critic_loss.item() * self.args.gradient_accumulation_steps)
+        return policy_loss + self.config.value_coefficient * critic_loss
 
     def _assert_ratio_is_one(self, new_BT: torch.Tensor, old_BT: torch.Tensor, mask_BT: torch.Tensor) -> None:
         difference = ((new_BT - old_BT).abs() * mask_BT).max().item()
@@ -185,8 +216,9 @@ class PPOTrainer(GRPOTrainer):
 
     # --- what is told
 
-    def _update_number(self) -> int:
-        return int(self._step) // int(self.args.steps_per_generation * self.num_iterations)
+    @property
+    def _steps_per_update(self) -> int:
+        return int(self.args.steps_per_generation * self.num_iterations)
 
     def _record(
         self,
@@ -259,7 +291,7 @@ def trainer_arguments(config: PPOConfig, policy: Policy, work: Path) -> GRPOConf
         beta=config.kl_coefficient,
         epsilon=config.clip,
         entropy_coef=config.entropy_coefficient,
-        loss_type="bnpo",
+        loss_type="dapo",
         scale_rewards="none",
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
@@ -276,6 +308,18 @@ def trainer_arguments(config: PPOConfig, policy: Policy, work: Path) -> GRPOConf
         disable_tqdm=True,
         seed=config.seed,
     )
+
+
+def _by_length(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Microbatches of one minibatch, dealt anew so that each holds prompts of similar length."""
+    rows = {
+        name: torch.cat([part[name] for part in parts])
+        for name, value in parts[0].items()
+        if isinstance(value, torch.Tensor) and value.ndim > 0
+    }
+    order = rows["prompt_mask"].sum(dim=1).argsort(stable=True)
+    pieces = order.chunk(len(parts))
+    return [{**part, **{n: v[piece] for n, v in rows.items()}} for part, piece in zip(parts, pieces, strict=True)]
 
 
 class _Report(TrainerCallback):
@@ -297,4 +341,4 @@ class _Report(TrainerCallback):
             )
 
 
-__all__ = ["HEAD", "PPOTrainer", "Reward", "trainer_arguments"]
+__all__ = ["PPOTrainer", "Reward", "trainer_arguments"]

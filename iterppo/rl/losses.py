@@ -10,9 +10,9 @@ from torch import Tensor
 def value_loss(
     value_BT: Tensor, old_value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor, *, clip: float
 ) -> Tensor:
-    """Half the squared error of the critic, with its change since sampling clipped.
+    """Half the squared error of the critic, with its change since sampling clipped, summed over the tokens.
 
-        ½ mean_t max((V_t − R_t)², (V_old,t + clamp(V_t − V_old,t, ±clip) − R_t)²)
+        ½ Σ_t max((V_t − R_t)², (V_old,t + clamp(V_t − V_old,t, ±clip) − R_t)²)
 
     clip = 0 means no clipping, the plain squared error.
 
@@ -24,7 +24,7 @@ def value_loss(
         clip: Half-width of the range, in units of Q.
 
     Returns:
-        A scalar.
+        A scalar; divide it by the number of tokens of the whole minibatch.
 
     >>> v = torch.tensor([[1.0, 7.0]])
     >>> value_loss(v, torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([[1, 0]]), clip=0.0)
@@ -35,4 +35,4 @@ def value_loss(
         clipped_BT = old_value_BT + (value_BT - old_value_BT).clamp(-clip, clip)
         error_BT = torch.maximum(error_BT, (clipped_BT - return_BT).square())
     real_BT = mask_BT.bool()
-    return 0.5 * error_BT.masked_fill(~real_BT, 0.0).sum() / real_BT.sum().clamp(min=1)
+    return 0.5 * error_BT.masked_fill(~real_BT, 0.0).sum()
