@@ -17,25 +17,32 @@ from iterppo.lm.training import minimise, right_pad, token_batches
 
 @dataclass(frozen=True)
 class Example:
-    """A segment of a conversation; `weights` says how much each token counts as a target."""
+    """A segment of a conversation, and which of its tokens the policy wrote."""
 
     ids: list[int]
-    weights: list[float]
+    is_action: list[bool]
 
 
 def examples_of(
-    turns: Sequence[Decision], renderer: Renderer, *, max_tokens: int, context_weight: float
+    turns: Sequence[Decision], renderer: Renderer, *, max_tokens: int
 ) -> list[Example]:
-    """Training examples of a conversation: actions count 1, everything else `context_weight`."""
+    """Training examples of a conversation.
+
+    The customer's closing message, which is part of no state, is there to be predicted as well.
+    """
     examples = []
     for segment in renderer.segments(turns, max_tokens=max_tokens)[0]:
-        weights = [context_weight] * len(segment.ids)
+        is_action = [False] * len(segment.ids)
         for index, end in segment.ends:
             action = turns[index].action
             assert action is not None
+            start = end + 1 - len(renderer.turn_ids(action))
             length = len(renderer.action_ids(action))
-            weights[end - length + 1 : end + 1] = [1.0] * length
-        examples.append(Example(segment.ids, weights))
+            is_action[start : start + length] = [True] * length
+        closing: list[int] = []
+        if segment.ends[-1][0] == len(turns) - 1:
+            closing = renderer.text_ids(turns[-1].row["customer_after"] or "")
+        examples.append(Example([*segment.ids, *closing], [*is_action, *[False] * len(closing)]))
     return examples
 
 
@@ -44,17 +51,23 @@ def clone(
     examples: Sequence[Example],
     *,
     pad_id: int,
+    context_weight: float,
     epochs: float,
     max_steps: int,
     tokens_per_batch: int,
     learning_rate: float,
     seed: int,
 ) -> list[float]:
-    """Train the model on the examples; returns the loss of every step, in nats per weighted token."""
+    """Train the model on the examples; returns the loss of every step, in nats per weighted token.
+
+    Actions count 1, everything else `context_weight`: what helps to predict customers helps Q, which starts from here.
+    """
     model.train()
     return minimise(
         list(model.parameters()),
-        lambda batch: _loss(model, [examples[index] for index in batch], pad_id=pad_id),
+        lambda batch: _loss(
+            model, [examples[index] for index in batch], pad_id=pad_id, context_weight=context_weight
+        ),
         [len(example.ids) for example in examples],
         epochs=epochs,
         max_steps=max_steps,
@@ -73,20 +86,21 @@ def action_loss(model: PreTrainedModel, examples: Sequence[Example], *, pad_id: 
     total = count = 0.0
     lengths = [len(example.ids) for example in examples]
     for batch in token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=None):
-        chosen = [Example(e.ids, [float(w == 1.0) for w in e.weights]) for e in (examples[i] for i in batch)]
-        weight = sum(sum(e.weights[1:]) for e in chosen)
-        total += float(_loss(model, chosen, pad_id=pad_id)) * weight
+        chosen = [examples[index] for index in batch]
+        weight = sum(sum(example.is_action[1:]) for example in chosen)
+        total += float(_loss(model, chosen, pad_id=pad_id, context_weight=0.0)) * weight
         count += weight
     return total / max(count, 1.0)
 
 
-def _loss(model: PreTrainedModel, examples: Sequence[Example], *, pad_id: int) -> torch.Tensor:
+def _loss(
+    model: PreTrainedModel, examples: Sequence[Example], *, pad_id: int, context_weight: float
+) -> torch.Tensor:
     ids_BT = right_pad([example.ids for example in examples], value=pad_id)
-    length = ids_BT.shape[1]
-    weight_BT = torch.tensor([[*e.weights, *[0.0] * (length - len(e.weights))] for e in examples])
+    is_action_BT = right_pad([example.is_action for example in examples], value=False)
+    is_real_BT = right_pad([[True] * len(example.ids) for example in examples], value=False)
+    weight_BT = torch.where(is_action_BT, 1.0, context_weight) * is_real_BT
     # Right padding needs no attention mask in a causal model: no real token can see what follows it.
     logits_BTV = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
-    loss_BT = torch.nn.functional.cross_entropy(
-        logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none"
-    )
+    loss_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
     return (loss_BT * weight_BT[:, 1:]).sum() / weight_BT[:, 1:].sum().clamp(min=1e-8)

@@ -32,11 +32,12 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
         for turns in trajectories.conversations()
     ]
     training = [turns for split, turns in conversations if split == "train"]
+    # What the model will read, notes and their marks included; every message of a conversation once.
     texts = (
         text
         for turns in training
         for turn in turns
-        for text in (turn.row["customer"], turn.row["suggestion"], turn.row["sent"])
+        for text in (turn.state[-1]["content"], turn.action, turn.row["customer_after"])
         if text
     )
     tokenizer = train_tokenizer([config.system_prompt, *texts], vocab_size=config.vocab_size)
@@ -47,9 +48,7 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
             example
             for turns_split, turns in conversations
             if turns_split == split
-            for example in examples_of(
-                turns, renderer, max_tokens=max_tokens, context_weight=config.context_weight
-            )
+            for example in examples_of(turns, renderer, max_tokens=max_tokens)
         ]
         for split in ("train", "heldout")
     }
@@ -66,6 +65,7 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
         model,
         examples["train"],
         pad_id=tokenizer.pad_token_id,
+        context_weight=config.context_weight,
         epochs=config.epochs,
         max_steps=config.max_steps,
         tokens_per_batch=config.tokens_per_batch,

@@ -1,4 +1,4 @@
-"""Q̂: a sequence-classification model on (s, a), read at the last token of the action.
+"""Q̂: a sequence-classification model on (s, a), read where the customer's answer would begin.
 
 Shapes: B segments or pairs, T tokens, D hidden, N action ends in a batch.
 """
@@ -115,7 +115,7 @@ class QFunction:
         """
         segments = []
         for state, action in zip(states, actions, strict=True):
-            ids = self.renderer.action_ids(action.strip())
+            ids = self.renderer.turn_ids(action.strip())
             fitted = self.renderer.fit(state, max_tokens=self.settings.max_tokens - len(ids))
             if fitted is None:
                 raise ArtifactError(

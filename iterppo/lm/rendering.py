@@ -85,7 +85,7 @@ class Segment:
 
     ids: list[int]
     ends: list[tuple[int, int]]
-    """(index of the decision, position of the last token of its action)."""
+    """(index of the decision, position where its pair is read: see `Renderer.pair_ids`)."""
 
 
 class Renderer:
@@ -117,13 +117,26 @@ class Renderer:
         """Tokens of a state, ready for the assistant to go on."""
         return self._ids(state, generation=True)
 
+    def text_ids(self, text: str) -> list[int]:
+        """Tokens of a text that somebody wrote."""
+        return list(self._content_ids(text.strip()))
+
     def action_ids(self, action: str) -> list[int]:
         """Tokens of an action, end of turn included."""
         return [*self._content_ids(action), self.eos_id]
 
+    def turn_ids(self, action: str) -> list[int]:
+        """Tokens of an action and of what the template writes up to the customer's next word."""
+        opening = self._fragments(("system", "user", "assistant", "user"), False)[3]
+        return [*self._content_ids(action), *self._fragment_ids(opening)]
+
     def pair_ids(self, state: Sequence[Message], action: str) -> list[int]:
-        """Tokens of (s, a)."""
-        return self.prompt_ids(state) + self.action_ids(action)
+        """Tokens of (s, a), up to the place where the customer's answer would begin.
+
+        A model that has learned conversations is there about to predict the answer; at the end-of-turn token before, it
+        predicts nothing but the template. The values of Q are read at the last token.
+        """
+        return self.prompt_ids(state) + self.turn_ids(action)
 
     def fit(self, state: Sequence[Message], *, max_tokens: int) -> tuple[list[Message], int] | None:
         """Cut a state from the left, at a user message, until its prompt has at most `max_tokens`.
@@ -152,7 +165,7 @@ class Renderer:
         for index, turn in enumerate(turns):
             if turn.action is None:
                 continue
-            action = self.action_ids(turn.action)
+            action = self.turn_ids(turn.action)
             fitted = self.fit(turn.state, max_tokens=max_tokens - len(action))
             if fitted is None:
                 too_long.append(index)
@@ -209,6 +222,8 @@ class Renderer:
                 f"{name}: its chat template does not preserve prefixes (the rendering of a later turn must begin with "
                 "the rendering of the earlier one). Give the folder a template without conditions on later messages."
             )
+        if self.turn_ids("assistant")[: len(self.action_ids("assistant"))] != self.action_ids("assistant"):
+            raise UsageError(f"{name}: its chat template does not end an assistant message with the eos token.")
 
 
 def _without_control_tokens(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:

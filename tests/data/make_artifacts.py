@@ -1,0 +1,212 @@
+"""One small artifact of every published contract, kept for ever: what a later release must still read.
+
+    python -m tests.data.make_artifacts        # writes those that do not exist yet; published ones never change
+
+`ROWS` is written by hand; together the rows of a kind have a null in every column that may be null, and a value too.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from iterppo.artifact import ArtifactWriter, InputRecord
+from iterppo.pipeline import STAGES
+
+FOLDER = Path(__file__).resolve().parent / "artifacts"
+
+MADE_BY = {
+    "trajectories": "ingest",
+    "rejects": "ingest",
+    "returns": "returns",
+    "q": "fit-q",
+    "prompts": "prompts",
+    "policy": "ppo",
+}
+"""The stage that makes the kind."""
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "trajectories": [
+        {
+            "conversation_id": "shop/1",
+            "turn": 1,
+            "customer": "Hello,\nis anybody there? ☹️",
+            "suggestion": "Yes! What do you need?",
+            "sent": "Yes. What do you need?",
+            "adoption": "edited",
+            "edit_distance": 0.045,
+            "outcome_before": False,
+            "reward": 0.0,
+            "done": False,
+            "censored": False,
+            "customer_after": None,
+            "policy_version": "3f6c",
+            "persona": "bold",
+            "suggestion_logprob": -12.25,
+            "customer_time": datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+            "sent_time": datetime(2026, 1, 2, 3, 5, tzinfo=UTC),
+            "split": "train",
+        },
+        {
+            "conversation_id": "shop/1",
+            "turn": 2,
+            "customer": "A new roof.",
+            "suggestion": None,
+            "sent": None,
+            "adoption": "abstained",
+            "edit_distance": None,
+            "outcome_before": False,
+            "reward": 1.0,
+            "done": True,
+            "censored": False,
+            "customer_after": "When can you come by?",
+            "policy_version": "3f6c",
+            "persona": None,
+            "suggestion_logprob": None,
+            "customer_time": None,
+            "sent_time": None,
+            "split": "train",
+        },
+        {
+            "conversation_id": "star/6",
+            "turn": 1,
+            "customer": None,
+            "suggestion": None,
+            "sent": "Welcome",
+            "adoption": None,
+            "edit_distance": None,
+            "outcome_before": False,
+            "reward": 0.0,
+            "done": False,
+            "censored": True,
+            "customer_after": None,
+            "policy_version": None,
+            "persona": None,
+            "suggestion_logprob": None,
+            "customer_time": None,
+            "sent_time": datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC),
+            "split": "heldout",
+        },
+    ],
+    "rejects": [
+        {
+            "source": "logs/2026-01.jsonl.gz",
+            "line": 2**40,
+            "reason": "not UTF-8 at byte 7",
+            "raw": '{"a": "\\xff"}',
+        },
+        {
+            "source": "logs/ü.jsonl",
+            "line": 1,
+            "reason": "messages.1.role: Input should be 'customer' or 'business'",
+            "raw": "",
+        },
+    ],
+    "returns": [
+        {
+            "conversation_id": "shop/1",
+            "turn": 1,
+            "reward": 0.0,
+            "return": 0.99,
+            "weight": 1.0,
+            "horizon": 2,
+        },
+        {
+            "conversation_id": "shop/1",
+            "turn": 2,
+            "reward": 1.0,
+            "return": 1.0,
+            "weight": 1.25,
+            "horizon": 1,
+        },
+        {
+            "conversation_id": "star/6",
+            "turn": 1,
+            "reward": 0.0,
+            "return": None,
+            "weight": 1.0,
+            "horizon": None,
+        },
+    ],
+    "q": [
+        {
+            "conversation_id": "shop/1",
+            "turn": 1,
+            "q": 0.625,
+            "q_spread": 0.125,
+            "return": 0.99,
+            "weight": 1.0,
+            "split": "train",
+        },
+        {
+            "conversation_id": "star/6",
+            "turn": 1,
+            "q": -0.5,
+            "q_spread": None,
+            "return": None,
+            "weight": 0.0,
+            "split": "heldout",
+        },
+    ],
+    "prompts": [
+        {
+            "prompt_id": "shop/1/1",
+            "conversation_id": "shop/1",
+            "turn": 1,
+            "prompt": [
+                {"role": "system", "content": "You suggest the next message."},
+                {"role": "user", "content": "Hello,\nis anybody there? ☹️"},
+            ],
+            "n_tokens": 31,
+            "num_cut_messages": 0,
+            "split": "train",
+        },
+        {
+            "prompt_id": "shop/1/2",
+            "conversation_id": "shop/1",
+            "turn": 2,
+            "prompt": [],
+            "n_tokens": 0,
+            "num_cut_messages": 3,
+            "split": "heldout",
+        },
+    ],
+    "policy": [
+        {
+            "step": 0,
+            "prompt_id": "shop/1/1",
+            "completion": "Yes!",
+            "tokens": [301, 2, 2**31 - 1],
+            "truncated": False,
+            "q": 0.625,
+            "kl": -0.5,
+            "advantage": 0.25,
+        },
+        {
+            "step": 40,
+            "prompt_id": "shop/1/2",
+            "completion": "",
+            "tokens": [],
+            "truncated": True,
+            "q": 0.0,
+            "kl": 0.0,
+            "advantage": -1e-300,
+        },
+    ],
+}
+
+
+def write(kind: str, out: Path) -> None:
+    """An artifact of `kind` with its rows, a lineage, counts and metrics; no model in it."""
+    stage = STAGES[MADE_BY[kind]]
+    lineage = {"log 0": InputRecord(path="logs/2026-01.jsonl.gz", kind="file", digest="0" * 64)}
+    with ArtifactWriter(out, kind=kind, stage=stage.name, config=stage.config(seed=7), inputs=lineage) as writer:
+        writer.write(ROWS[kind])
+        writer.count("rows written by hand", len(ROWS[kind]))
+        writer.metrics.update(share=0.5, converged=True, policy_version="3f6c")
+        writer.write_json("notes.json", {"ü": [1, None, "🙂"]})
+
+
+if __name__ == "__main__":
+    for kind in ROWS:
+        if not (FOLDER / f"{kind}-v1").exists():
+            write(kind, FOLDER / f"{kind}-v1")
