@@ -17,13 +17,13 @@ EXTRAS ?= test,lint
 #   make test TESTS='tests/test_packaging.py -k wheel'
 TESTS ?=
 
-RUN := $(VENV)/bin/python -m
+PYTHON_M := $(VENV)/bin/python -m
 # Contents, not times: a checkout of another branch and back installs nothing.
 LOCK := $(shell { cat constraints.txt pyproject.toml tools/install_torch.py; echo '$(TORCH_INDEX) $(EXTRAS)'; } \
 	| cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format clean FORCE
+.PHONY: help setup test lint format clean demo round start loop FORCE
 
 ##@ Start
 
@@ -37,30 +37,95 @@ setup: $(VENV)/.installed ## Make .venv and install the pinned packages, if cons
 $(VENV)/.installed: $(if $(filter-out $(LOCK),$(shell cat $(VENV)/.installed 2>/dev/null)),FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "iterppo needs Python 3.11 or newer; '$(PYTHON)' is not. Name one: make setup PYTHON=python3.12" >&2; exit 2; }
-	@$(RUN) pip --version >/dev/null 2>&1 || { echo "$(VENV): a new one, $$($(PYTHON) --version)"; \
+	@$(PYTHON_M) pip --version >/dev/null 2>&1 || { echo "$(VENV): a new one, $$($(PYTHON) --version)"; \
 		$(PYTHON) -m venv --clear $(VENV); }
 	@$(VENV)/bin/python tools/install_torch.py $(TORCH_INDEX)
 	@echo "iterppo[$(EXTRAS)] and what it needs, as constraints.txt pins it (about a minute)"
-	@$(RUN) pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
+	@$(PYTHON_M) pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
 	@printf 'TORCH_INDEX ?= %s\nEXTRAS ?= %s\n' '$(TORCH_INDEX)' '$(EXTRAS)' > $(VENV)/choices.mk
 	@echo '$(LOCK)' > $@
 
 ##@ Develop
 
 test: $(VENV)/.installed ## Run the tests
-	$(RUN) pytest $(TESTS)
+	$(PYTHON_M) pytest $(TESTS)
 
 lint: $(VENV)/.installed ## Check style and types, change nothing
-	$(RUN) ruff check
-	$(RUN) ruff format --check
-	$(RUN) mypy
+	$(PYTHON_M) ruff check
+	$(PYTHON_M) ruff format --check
+	$(PYTHON_M) mypy
 
 format: $(VENV)/.installed ## Mend what ruff can mend
-	$(RUN) ruff check --fix
-	$(RUN) ruff format
+	$(PYTHON_M) ruff check --fix
+	$(PYTHON_M) ruff format
 
 clean: ## Remove what tools leave behind; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find iterppo stages tests tools -name __pycache__ -prune -exec rm -rf {} +
 
-# Rounds (demo, round, loop) stand below. Whatever runs `iterppo` there has `| $(VENV)/.installed` behind its files.
+##@ Rounds
+
+# The folder of one round, its logs, and what every stage is configured by:
+#   make round ROUND=runs/star/000 LOGS='logs/*.jsonl.gz' CONFIG=configs/tiny.toml SET='seed=1 ppo.clip=0.1'
+ROUND ?= runs/mine/000
+LOGS ?= $(ROUND)/log/log.jsonl
+CONFIG ?= configs/tiny.toml
+SET ?=
+# The environment, folder and number of rounds of `make loop`:
+#   make loop ROUNDS=3 RUN=runs/shop ENV=shop
+ENV ?= shop
+RUN ?= runs/shop
+ROUNDS ?= 2
+
+ITERPPO := $(VENV)/bin/iterppo
+FLAGS = --config $(CONFIG) $(foreach setting,$(SET),--set $(setting))
+# The policy that made a round's logs: the previous round's, or for a first round its own `init`.
+PREVIOUS := $(shell echo '$(ROUND)' | awk -F/ '$$NF ~ /^[0-9]+$$/ && $$NF > 0 { \
+	printf "%s%0" length($$NF) "d", substr($$0, 1, length($$0) - length($$NF)), $$NF - 1 }')
+BEHAVIOUR := $(if $(wildcard $(PREVIOUS)/policy/manifest.json),$(PREVIOUS)/policy,$(ROUND)/init)
+MADE := manifest.json
+READY = $(CONFIG) | $(VENV)/.installed
+
+demo: ## Simulated logs to an improved policy, in some minutes: scripted logs, π_0, one round, π_1, comparison
+	@$(MAKE) --no-print-directory loop ROUNDS=1 RUN=runs/demo
+
+round: $(ROUND)/export/$(MADE) ## One round on files: ROUND=runs/star/000 LOGS='…' [CONFIG=…] [SET='seed=1 …']
+	@echo "$(ROUND): done. Look at it with: $(ITERPPO) inspect $(ROUND)"
+
+$(ROUND)/trajectories/$(MADE): $(wildcard $(LOGS)) $(READY)
+	$(ITERPPO) ingest '$(LOGS)' --round $(ROUND) $(FLAGS)
+
+$(ROUND)/init/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
+	$(ITERPPO) init --round $(ROUND) $(FLAGS)
+
+$(ROUND)/returns/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
+	$(ITERPPO) returns --round $(ROUND) $(FLAGS)
+
+$(ROUND)/q/$(MADE): $(ROUND)/trajectories/$(MADE) $(ROUND)/returns/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
+	$(ITERPPO) fit-q --round $(ROUND) $(FLAGS)
+
+$(ROUND)/prompts/$(MADE): $(ROUND)/trajectories/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
+	$(ITERPPO) prompts --round $(ROUND) $(FLAGS)
+
+$(ROUND)/policy/$(MADE): $(ROUND)/prompts/$(MADE) $(ROUND)/q/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
+	$(ITERPPO) ppo --round $(ROUND) $(FLAGS)
+
+$(ROUND)/export/$(MADE): $(ROUND)/policy/$(MADE) $(ROUND)/prompts/$(MADE) $(READY)
+	$(ITERPPO) export --round $(ROUND) $(FLAGS)
+
+start: $(VENV)/.installed ## π_0 for RUN: the environment's scripted logs, cloned by a small model
+	$(ITERPPO) rollout --policy scripted --env $(ENV) --round $(RUN)/scripted $(FLAGS)
+	$(ITERPPO) ingest --round $(RUN)/scripted $(FLAGS)
+	$(ITERPPO) init --trajectories $(RUN)/scripted/trajectories --round $(RUN)/000 $(FLAGS)
+
+loop: start ## ROUNDS rounds in an environment: hold conversations, improve, repeat; then compare all policies
+	@set -e; for k in $$(seq -f %03g 0 $$(($(ROUNDS) - 1))); do \
+		$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$k $(FLAGS); \
+		if [ $$k = 000 ]; then touch $(RUN)/000/init/$(MADE); fi; \
+		$(MAKE) --no-print-directory round ROUND=$(RUN)/$$k LOGS=$(RUN)/$$k/log/log.jsonl; \
+	done; \
+	last=$$(printf %03d $(ROUNDS)); \
+	$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$last $(FLAGS); \
+	$(ITERPPO) ingest --round $(RUN)/$$last $(FLAGS); \
+	echo; $(ITERPPO) compare $$(seq -f '$(RUN)/%03g/trajectories' 0 $(ROUNDS)); \
+	echo "everything lies in $(RUN); the newest policy to serve in $$(ls -d $(RUN)/*/export | tail -1)"

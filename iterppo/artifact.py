@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import hashlib
 import importlib
 import importlib.metadata
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -72,8 +74,8 @@ class Manifest(BaseModel):
     rows: int
     counts: dict[str, int]
     """What went in and what came out, so that nothing disappears unseen."""
-    metrics: dict[str, float | bool | str]
-    """The few results that a reader looks for first."""
+    metrics: dict[str, float | bool | str | None]
+    """The few results that a reader looks for first; null where there is no number (an AUC of one class)."""
     inputs: dict[str, InputRecord]
     files: dict[str, FileRecord]
     digest: str
@@ -261,21 +263,31 @@ class ArtifactWriter:
 
     def __enter__(self) -> Self:
         _refuse_foreign(self.out, self.kind)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(self.out)
-        self.folder.mkdir()
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(self.out)
+            self.folder.mkdir()
+        except OSError as error:
+            raise UsageError(f"{self.out}: cannot be written there ({error}). Choose another --out.") from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            if self._writer is not None:
-                with contextlib.suppress(OSError):  # a full disk must not hide the error that matters
-                    self._writer.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
-        else:
+            self._abandon()
+            return
+        try:
             self._finish()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that matters
+                self._writer.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to a count of the manifest."""
@@ -290,7 +302,7 @@ class ArtifactWriter:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file beside the rows."""
-        text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
+        text = json.dumps(_strict(value), indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False)
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
 
     def _flush(self) -> None:
@@ -298,6 +310,9 @@ class ArtifactWriter:
         import pyarrow.parquet as pq
 
         assert self._schema is not None, f"{self.kind} has no rows"
+        unknown = {name for row in self._pending for name in row} - set(self._schema.names)
+        if unknown:
+            raise ValueError(f"{self.kind}: no column {', '.join(sorted(unknown))}")
         table = pa.Table.from_pylist(self._pending, schema=self._schema)
         table.validate(full=True)
         for name in self._schema.names:
@@ -339,7 +354,7 @@ class ArtifactWriter:
             seed=self.config.get("seed", 0),
             rows=self.rows,
             counts=self.counts,
-            metrics=self.metrics,
+            metrics=_strict(self.metrics),
             inputs=self.inputs,
             files=files,
             digest=digest_of({name: record.sha256 for name, record in files.items()}),
@@ -353,6 +368,15 @@ class ArtifactWriter:
         _sync(self.folder / MANIFEST)
         _replace(self.folder, self.out)
         self.manifest = manifest
+
+
+def _strict(value: Any) -> Any:
+    """A JSON value in which null stands for what is no number: JSON knows neither NaN nor infinity."""
+    if isinstance(value, Mapping):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _library_versions() -> dict[str, str]:
@@ -384,7 +408,7 @@ def _replace(new: Path, out: Path) -> None:
 def _sweep(out: Path) -> None:
     """Remove what killed runs left beside `out`; folders of processes that still live are not touched."""
     for mark in (".tmp-", ".old-"):
-        for leftover in out.parent.glob(f".{out.name}{mark}*"):
+        for leftover in out.parent.glob(f".{glob.escape(out.name)}{mark}*"):
             pid = leftover.name.rpartition("-")[2]
             if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -317,10 +317,10 @@ def schema(
     as_json: Json = False,
 ) -> None:
     """Print a contract."""
-    from iterppo.report.schemas import kinds_text, schema_json, schema_text
+    from iterppo.report.schemas import kinds_json, kinds_text, schema_json, schema_text
 
     if kind is None:
-        typer.echo(kinds_text())
+        typer.echo(kinds_json() if as_json else kinds_text())
     else:
         typer.echo(schema_json(kind) if as_json else schema_text(kind))
 

@@ -27,10 +27,10 @@ CountOrZero = Annotated[int, Field(ge=0)]
 class StageConfig(BaseModel):
     """What every stage's configuration has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    seed: int = 0
-    """Seed of everything random in the stage."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of everything random in the stage; numpy takes no larger one."""
 
 
 class IngestConfig(StageConfig):
@@ -70,16 +70,16 @@ class InitConfig(StageConfig):
     """Layers of the model (scratch)."""
     num_heads: Count = 4
     """Attention heads (scratch)."""
-    epochs: Positive = 4.0
+    epochs: Positive = 5.0
     """Passes over the training conversations (scratch)."""
-    max_steps: Count = 400
+    max_steps: Count = 1100
     """Upper limit of the optimiser steps (scratch)."""
-    tokens_per_batch: Count = 4096
+    tokens_per_batch: Count = 2048
     """Tokens of an optimiser step (scratch)."""
     learning_rate: Positive = 2e-3
     """Peak learning rate; linear warm-up over 5 % of the steps, cosine decay to zero (scratch)."""
-    context_weight: Share = 0.3
-    """Weight of the customer's tokens in the loss; the actions have weight 1 (scratch)."""
+    context_weight: Share = 1.0
+    """Weight of all other tokens in the loss; the actions have weight 1. Q starts from what was learned here (scratch)."""
 
 
 class FitQConfig(StageConfig):
@@ -89,11 +89,11 @@ class FitQConfig(StageConfig):
     """`bce`: cross-entropy of a sigmoid head, for returns in [0, 1]; `squared`: for any returns."""
     epochs: Positive = 3.0
     """Passes over the training conversations."""
-    max_steps: Count = 300
+    max_steps: Count = 900
     """Upper limit of the optimiser steps."""
-    tokens_per_batch: Count = 4096
+    tokens_per_batch: Count = 2048
     """Tokens of an optimiser step."""
-    learning_rate: Positive = 5e-4
+    learning_rate: Positive = 3e-4
     """Peak learning rate; linear warm-up over 5 % of the steps, cosine decay to zero."""
     weight_decay: NonNegative = 0.05
     """AdamW weight decay."""
@@ -113,9 +113,9 @@ class PromptsConfig(StageConfig):
 class PPOConfig(StageConfig):
     """Prompts, Q and a policy to a better policy."""
 
-    updates: Count = 40
+    updates: Count = 20
     """Generation batches, each followed by `epochs` passes over it."""
-    completions_per_update: Count = 256
+    completions_per_update: Count = 128
     """Completions sampled for an update."""
     completions_per_prompt: Annotated[int, Field(ge=2)] = 2
     """Completions sampled for each prompt."""
@@ -125,7 +125,7 @@ class PPOConfig(StageConfig):
     """Sequences in one forward and backward."""
     epochs: Count = 2
     """Passes over an update's completions."""
-    learning_rate: Positive = 2e-4
+    learning_rate: Positive = 5e-4
     """Learning rate of AdamW, with linear decay to zero."""
     clip: Positive = 0.2
     """ε of the clipped surrogate."""
@@ -137,7 +137,7 @@ class PPOConfig(StageConfig):
     """Weight of the value loss."""
     value_clip: NonNegative = 0.2
     """Clip range of the value around its estimate at sampling; 0: none."""
-    kl_coefficient: NonNegative = 0.02
+    kl_coefficient: NonNegative = 0.03
     """β: each token's reward loses β (log π − log π_ref); in units of Q per nat."""
     entropy_coefficient: NonNegative = 0.0
     """Weight of the entropy bonus."""
@@ -161,7 +161,7 @@ class RolloutConfig(StageConfig):
 
     env: str = "shop"
     """An entry point of the group `iterppo.environments`, or `module:factory`."""
-    conversations: Count = 600
+    conversations: Count = 2400
     """Conversations to hold."""
     parallel: Count = 256
     """Conversations held together; one batch of generation serves all of them."""
@@ -241,7 +241,7 @@ def _apply_setting(merged: dict[str, Any], setting: str, sections: Mapping[str, 
     if section not in sections:
         raise UsageError(f"--set {setting}: unknown section {section!r}.{_did_you_mean(section, list(sections))}")
     merged[section] = {**merged.get(section, {}), key: value}
-    _validate(sections[section], merged[section], section=section, source="--set")
+    _validate(sections[section], {key: value}, section=section, source="--set")
 
 
 def _validate(cls: type[StageConfig], values: Mapping[str, Any], *, section: str, source: str) -> StageConfig:

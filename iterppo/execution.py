@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from iterppo.artifact import (
+    MANIFEST,
     InputRecord,
     Manifest,
     file_records,
     fingerprint,
     is_up_to_date,
+    open_artifact,
     read_manifest,
 )
 from iterppo.config import InitConfig, StageConfig, load_config
@@ -46,9 +48,12 @@ def execute(
         arguments[slot.name] = resolve(slot, outputs.get(slot.name), round_folder, option=option, stage=name)
     given = dict(extra)
     if name == "ingest":
-        from iterppo.logs.sources import find_logs
+        from iterppo.logs.sources import LOG_FILE, find_logs
 
         given["logs"] = find_logs(given["logs"], round_folder)
+        for log in given["logs"]:
+            if log.name == LOG_FILE and (log.parent / MANIFEST).exists():
+                open_artifact(log.parent, "log")  # a rollout's log is an artifact, and may be damaged as any other
     for slot in stage.reads:
         if given.get("scripted"):
             arguments[slot.name] = None
@@ -56,6 +61,7 @@ def execute(
         arguments[slot.name] = resolve(
             slot, inputs.get(slot.name), round_folder, option=f"--{slot.name}", stage=name
         )
+    _refuse_one_place_twice(stage, arguments)
     records = input_records(stage, arguments, given, config)
     expected = fingerprint(name, config.model_dump(mode="json", by_alias=True), records)
     out: Path = arguments["out"]
@@ -63,6 +69,21 @@ def execute(
         return read_manifest(out), out, False
     manifest = stage.run(config, **arguments, **given)
     return manifest, out, True
+
+
+def _refuse_one_place_twice(stage: Stage, arguments: Mapping[str, Path | None]) -> None:
+    """An artifact that takes the place of another, or of what it is made from, would destroy it."""
+    seen: dict[Path, str] = {}
+    written = {slot.name for slot in stage.writes}
+    for name in (*(slot.name for slot in stage.reads), *(slot.name for slot in stage.writes)):
+        path = arguments[name]
+        if path is None:
+            continue
+        before = seen.setdefault(path.resolve(), name)
+        if before != name and name in written:
+            raise UsageError(
+                f"{stage.name}: {arguments[before]} is named twice. Give --{before} and --{name} places of their own."
+            )
 
 
 def input_records(

@@ -130,10 +130,13 @@ SECTIONS: dict[str, type[StageConfig]] = {stage.name: stage.config for stage in 
 
 def previous_round(round_folder: Path) -> Path | None:
     """`runs/shop/002` for `runs/shop/003`; None for round 0 and for folders that are not numbered."""
+    if round_folder.name in ("", ".."):
+        round_folder = round_folder.resolve()  # `--round .` from within the round
     name = round_folder.name
-    if not name.isdigit() or int(name) == 0:
+    if not name.isdecimal() or int(name) == 0:
         return None
-    return round_folder.parent / str(int(name) - 1).zfill(len(name))
+    padded, plain = (round_folder.parent / text for text in (str(int(name) - 1).zfill(len(name)), str(int(name) - 1)))
+    return plain if plain.exists() and not padded.exists() else padded
 
 
 def place(slot: Slot, round_folder: Path) -> Path:

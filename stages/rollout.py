@@ -23,12 +23,8 @@ def run(config: RolloutConfig, *, policy: Path | None, out: Path, scripted: bool
     if scripted:
         assistant = _Scripted(factory, config)
     else:
-        from iterppo.lm.generation import PolicyAssistant
-        from iterppo.lm.policy import load_policy, quiet_libraries
-
         assert policy is not None, "execution asks for a policy"
-        quiet_libraries()
-        assistant = PolicyAssistant(load_policy(policy), seed=config.seed)
+        assistant = _Model(policy, seed=config.seed)
     with ArtifactWriter(out, kind="log", stage="rollout", config=config, inputs=inputs) as writer:
         conversations = hold_conversations(
             factory,
@@ -73,3 +69,35 @@ class _Scripted:
             Suggestion(self._assistant.suggest(turns[-1]["customer"] or "", len(turns)), None)
             for turns in conversations
         ]
+
+
+class _Model:
+    """A policy as an assistant."""
+
+    def __init__(self, artifact: Path, *, seed: int) -> None:
+        from iterppo.lm.policy import load_policy, quiet_libraries, use_accelerator
+
+        quiet_libraries()
+        self._policy = load_policy(artifact)
+        use_accelerator(self._policy)
+        self._seed = seed
+        self._calls = 0
+        self.version = self._policy.settings.version
+
+    def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
+        from iterppo.lm.generation import sample, seed_sampling
+        from iterppo.lm.rendering import decisions
+
+        settings = self._policy.settings
+        states = []
+        for turns in conversations:
+            *_, last = decisions(turns, system_prompt=settings.system_prompt)
+            fitted = self._policy.renderer.fit(last.state, max_tokens=settings.max_prompt_tokens)
+            states.append(fitted[0] if fitted else None)
+        # Seeded call by call, so that what was generated elsewhere in the process changes nothing.
+        seed_sampling(self._seed, call=self._calls)
+        self._calls += 1
+        drawn = iter(sample(self._policy, [state for state in states if state is not None]))
+        # A state that does not fit its context is one that the policy cannot see: it abstains.
+        answers = [None if state is None else next(drawn) for state in states]
+        return [Suggestion(None, None) if a is None else Suggestion(a.text, a.logprob) for a in answers]

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share: the command in this process and in a fresh one, and the real data."""
+"""What several rooms' tests share: the command, here and in a fresh process, and the real data."""
 
 import os
 import subprocess
@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from iterppo.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# On a busy machine an example takes as long as it takes; that says nothing about what it tests.
+settings.register_profile("iterppo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("iterppo")
 
 
 class Done(NamedTuple):

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "execution": BASE | {"artifact", "config", "logs", "pipeline"},
     "environments": LOWER,
     "lm": LOWER,
-    "report": LOWER,
+    "report": LOWER | {"statistics"},
     "statistics": LOWER,
     "stages": LOWER | MIDDLE,
     "cli": LOWER | MIDDLE | {"execution", "stages"},

@@ -1,4 +1,4 @@
-"""Artifacts are whole or not there at all: writing, killing, damage, lineage, and the up-to-date check."""
+"""Artifacts are whole or not there at all: writing, killing, damage, lineage, up to date or not."""
 
 import json
 import os
@@ -103,7 +103,10 @@ def test_an_artifact_without_rows_still_has_its_columns(folder: Path) -> None:
 
     assert made.manifest.rows == 0
     assert list(made.rows()) == []
-    assert [batch.schema.names for batch in made.batches()] in ([], [["source", "line", "reason", "raw"]])
+    assert [batch.schema.names for batch in made.batches()] in (
+        [],
+        [["source", "line", "reason", "raw"]],
+    )
     assert [part.name for part in made.parts()] == ["part-00000.parquet"]
 
 
@@ -116,7 +119,9 @@ def test_an_empty_folder_is_taken_as_the_place_of_the_artifact(folder: Path) -> 
 
 
 def test_the_manifest_tells_what_made_the_artifact_and_from_what(folder: Path) -> None:
-    with ArtifactWriter(Path("x"), kind="rejects", stage="ingest", config=IngestConfig(seed=5), inputs=LOG) as writer:
+    with ArtifactWriter(
+        Path("x"), kind="rejects", stage="ingest", config=IngestConfig(seed=5), inputs=LOG
+    ) as writer:
         writer.write([reject(1)])
         writer.count("lines", 7)
         writer.count("lines")
@@ -125,7 +130,13 @@ def test_the_manifest_tells_what_made_the_artifact_and_from_what(folder: Path) -
 
     found = read_manifest(Path("x"), "rejects")
     assert found == writer.manifest
-    assert (found.kind, found.version, found.stage, found.seed, found.rows) == ("rejects", 1, "ingest", 5, 1)
+    assert (found.kind, found.version, found.stage, found.seed, found.rows) == (
+        "rejects",
+        1,
+        "ingest",
+        5,
+        1,
+    )
     assert found.config == {"seed": 5, "heldout": 0.2, "on_reject": "keep"}
     assert found.counts == {"lines": 8}
     assert found.metrics == {"share": 0.5}
@@ -156,7 +167,14 @@ def test_rows_are_divided_into_parts_and_none_is_lost(folder: Path, num_rows: in
 def test_conversations_come_whole_across_batches_and_parts(folder: Path) -> None:
     sizes = {"one": 1, "within a batch": 2, "across batches": 6, "across parts": 13, "last": 1}
     rows = [
-        {"conversation_id": name, "turn": turn, "reward": 0.0, "return": None, "weight": 1.0, "horizon": None}
+        {
+            "conversation_id": name,
+            "turn": turn,
+            "reward": 0.0,
+            "return": None,
+            "weight": 1.0,
+            "horizon": None,
+        }
         for name, size in sizes.items()
         for turn in range(1, size + 1)
     ]
@@ -173,7 +191,9 @@ def test_conversations_come_whole_across_batches_and_parts(folder: Path) -> None
 def test_the_same_inputs_configuration_and_seed_give_the_same_bytes(folder: Path) -> None:
     rows = [reject(line) for line in range(10_000)]
     for name in ("a", "b"):
-        with ArtifactWriter(Path(name), kind="rejects", stage="ingest", config=CONFIG, inputs=LOG) as writer:
+        with ArtifactWriter(
+            Path(name), kind="rejects", stage="ingest", config=CONFIG, inputs=LOG
+        ) as writer:
             writer.write(rows)
             writer.count("rejects", len(rows))
             writer.write_json("notes.json", {"b": 1, "a": 2})
@@ -186,30 +206,42 @@ def test_the_same_inputs_configuration_and_seed_give_the_same_bytes(folder: Path
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")], ids=str)
-def test_a_metric_that_is_no_number_can_be_read_and_shown_again(folder: Path, number: float) -> None:
+def test_a_metric_that_is_no_number_can_be_read_and_shown_again(
+    folder: Path, number: float
+) -> None:
     """As the AUC of held-out conversations that all ended alike."""
-    with ArtifactWriter(Path("x"), kind="rejects", stage="test", config=CONFIG, inputs={}) as writer:
+    with ArtifactWriter(
+        Path("x"), kind="rejects", stage="test", config=CONFIG, inputs={}
+    ) as writer:
         writer.metrics["auc"] = number
+        writer.write_json("metrics.json", {"heldout": [number, 1.5]})
 
     assert open_artifact(Path("x")).manifest.metrics.keys() == {"auc"}
     assert "auc" in summary(Path("x"), writer.manifest)
     assert "auc" in inspect_text(Path("x"), rows=0)
     json.loads(inspect_json(Path("x")), parse_constant=pytest.fail)
+    curves = json.loads(Path("x/metrics.json").read_text(), parse_constant=pytest.fail)
+    assert curves == {"heldout": [None, 1.5]}
 
 
 # --- exceptions and kills ------------------------------------------------------------------------
 
 
 def fail_after(out: Path, rows: list[dict[str, Any]]) -> None:
+    def rows_then_failure() -> Iterator[dict[str, Any]]:
+        yield from rows
+        raise RuntimeError("no more")
+
     with (
         pytest.raises(RuntimeError, match="no more"),
         ArtifactWriter(out, kind="rejects", stage="test", config=CONFIG, inputs={}) as writer,
     ):
-        writer.write(rows)
-        raise RuntimeError("no more")
+        writer.write(rows_then_failure())
 
 
-@pytest.mark.parametrize("num_rows", [0, 1, 20_000], ids=["at once", "before a write", "after a write"])
+@pytest.mark.parametrize(
+    "num_rows", [0, 1, 20_000], ids=["at once", "before a write", "after a write"]
+)
 def test_an_exception_leaves_nothing_behind(folder: Path, num_rows: int) -> None:
     fail_after(Path("x"), [reject(line) for line in range(num_rows)])
 
@@ -246,7 +278,8 @@ from pathlib import Path
 from iterppo.artifact import ArtifactWriter
 from iterppo.config import ReturnsConfig
 
-with ArtifactWriter(Path("x"), kind="rejects", stage="test", config=ReturnsConfig(), inputs={}) as writer:
+settings = dict(kind="rejects", stage="test", config=ReturnsConfig(), inputs={})
+with ArtifactWriter(Path("x"), **settings) as writer:
     writer.write({"source": "b", "line": n, "reason": "b", "raw": "b"} for n in range(20_000))
     (writer.folder / "model").mkdir()
     (writer.folder / "model" / "weights").write_bytes(b"half")
@@ -254,7 +287,7 @@ with ArtifactWriter(Path("x"), kind="rejects", stage="test", config=ReturnsConfi
     time.sleep(60)
 """
 
-# The process kills itself just before its n-th rename: the moments at which one artifact takes another's place.
+# The process kills itself just before its n-th rename, where one artifact takes another's place.
 KILL_AT_RENAME = """
 import os, signal, sys
 from pathlib import Path
@@ -270,7 +303,8 @@ def rename_or_die(*arguments, **options):
     return rename(*arguments, **options)
 
 os.rename = rename_or_die
-with ArtifactWriter(Path("x"), kind="rejects", stage="test", config=ReturnsConfig(), inputs={}) as writer:
+settings = dict(kind="rejects", stage="test", config=ReturnsConfig(), inputs={})
+with ArtifactWriter(Path("x"), **settings) as writer:
     writer.write([{"source": "b", "line": 99, "reason": "b", "raw": "b"}])
 """
 
@@ -297,7 +331,9 @@ def writing() -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.mark.parametrize("existed", [False, True], ids=["a new artifact", "one that replaces another"])
+@pytest.mark.parametrize(
+    "existed", [False, True], ids=["a new artifact", "one that replaces another"]
+)
 def test_a_kill_in_the_middle_leaves_no_half_artifact_and_the_next_run_cleans_up(
     folder: Path, existed: bool
 ) -> None:
@@ -314,7 +350,10 @@ def test_a_kill_in_the_middle_leaves_no_half_artifact_and_the_next_run_cleans_up
     assert existed == Path("x").exists()
     assert (contents(folder / "x") if existed else {}) == before
     if not existed:
-        assert message(Path("x")) == "x: not found, expected an artifact. Run the stage that makes it first."
+        assert (
+            message(Path("x"))
+            == "x: not found, expected an artifact. Run the stage that makes it first."
+        )
     # Not even the half one that is left passes as an artifact.
     assert f"{leftover}: no {MANIFEST}, so not an artifact." in message(Path(leftover))
 
@@ -323,8 +362,12 @@ def test_a_kill_in_the_middle_leaves_no_half_artifact_and_the_next_run_cleans_up
     assert lines_of(Path("x")) == [2]
 
 
-@pytest.mark.parametrize("rename", [1, 2], ids=["before the old one moves", "between the two renames"])
-def test_a_kill_while_one_artifact_replaces_another_never_shows_half_of_one(folder: Path, rename: int) -> None:
+@pytest.mark.parametrize(
+    "rename", [1, 2], ids=["before the old one moves", "between the two renames"]
+)
+def test_a_kill_while_one_artifact_replaces_another_never_shows_half_of_one(
+    folder: Path, rename: int
+) -> None:
     write(Path("x"), [reject(1)])
 
     with start(KILL_AT_RENAME, str(rename)) as process:
@@ -378,7 +421,8 @@ def x(folder: Path) -> Path:
 
 def test_an_artifact_that_is_not_there_is_named() -> None:
     assert message(Path("absent/x"), "returns") == (
-        "absent/x: not found, expected an artifact of kind returns. Run the stage that makes it first."
+        "absent/x: not found, expected an artifact of kind returns. Run the stage that makes "
+        "it first."
     )
 
 
@@ -386,7 +430,8 @@ def test_a_folder_of_something_else_is_no_artifact(folder: Path) -> None:
     Path("photos").mkdir()
 
     assert message(Path("photos"), "q") == (
-        "photos: no manifest.json, so not an artifact of kind q. Check the path, or run the stage that makes it."
+        "photos: no manifest.json, so not an artifact of kind q. Check the path, or run the "
+        "stage that makes it."
     )
 
 
@@ -394,12 +439,15 @@ def test_a_file_is_no_artifact(folder: Path) -> None:
     Path("file").touch()
 
     assert message(Path("file")) == (
-        "file: no manifest.json, so not an artifact. Check the path, or run the stage that makes it."
+        "file: no manifest.json, so not an artifact. Check the path, or run the stage that "
+        "makes it."
     )
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", "[]", '"iterppo"', '{"format": "webpack"}'], ids=["empty", "a list", "a text", "another"]
+    "text",
+    ["{}", "[]", '"iterppo"', '{"format": "webpack"}'],
+    ids=["empty", "a list", "a text", "another"],
 )
 def test_a_manifest_of_another_program_is_foreign(x: Path, text: str) -> None:
     (x / MANIFEST).write_text(text)
@@ -433,7 +481,8 @@ def test_a_manifest_that_is_cut_off_is_damaged(x: Path) -> None:
     (x / MANIFEST).write_text('{"format": ')
 
     assert message(x) == (
-        "x/manifest.json: damaged (Expecting value: line 1 column 12 (char 11)). Make the artifact again with --force."
+        "x/manifest.json: damaged (Expecting value: line 1 column 12 (char 11)). Make the "
+        "artifact again with --force."
     )
 
 
@@ -441,7 +490,8 @@ def test_a_manifest_that_is_not_text_is_damaged(x: Path) -> None:
     (x / MANIFEST).write_bytes(b"\xff\xff")
 
     assert message(x) == (
-        "x/manifest.json: damaged ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte). "
+        "x/manifest.json: damaged ('utf-8' codec can't decode byte 0xff in position 0: "
+        "invalid start byte). "
         "Make the artifact again with --force."
     )
 
@@ -449,8 +499,12 @@ def test_a_manifest_that_is_not_text_is_damaged(x: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        pytest.param({"rows": "many"}, "rows: Input should be a valid integer", id="a count in words"),
-        pytest.param({"surprise": 1}, "surprise: Extra inputs are not permitted", id="an unknown field"),
+        pytest.param(
+            {"rows": "many"}, "rows: Input should be a valid integer", id="a count in words"
+        ),
+        pytest.param(
+            {"surprise": 1}, "surprise: Extra inputs are not permitted", id="an unknown field"
+        ),
         pytest.param(
             {"files": {"part-00000.parquet": {"sha256": "0"}}},
             "files.part-00000.parquet.size_bytes: Field required",
@@ -458,7 +512,9 @@ def test_a_manifest_that_is_not_text_is_damaged(x: Path) -> None:
         ),
     ],
 )
-def test_a_manifest_with_a_wrong_field_is_damaged(x: Path, change: dict[str, Any], said: str) -> None:
+def test_a_manifest_with_a_wrong_field_is_damaged(
+    x: Path, change: dict[str, Any], said: str
+) -> None:
     change_manifest(x, **change)
 
     assert message(x).startswith(f"x/manifest.json: damaged, {said}")
@@ -469,7 +525,8 @@ def test_a_missing_file_is_named(x: Path) -> None:
     (x / "part-00000.parquet").unlink()
 
     assert message(x, "rejects") == (
-        "x/part-00000.parquet: missing, listed in manifest.json. Make the artifact again with --force."
+        "x/part-00000.parquet: missing, listed in manifest.json. Make the artifact again with "
+        "--force."
     )
 
 
@@ -481,7 +538,8 @@ def test_one_changed_byte_is_found(x: Path, where: int) -> None:
     part.write_bytes(content)
 
     assert message(x, "rejects") == (
-        "x/part-00000.parquet: damaged, its content does not match manifest.json. Make the artifact again with --force."
+        "x/part-00000.parquet: damaged, its content does not match manifest.json. Make the "
+        "artifact again with --force."
     )
 
 
@@ -490,11 +548,14 @@ def test_a_shortened_file_is_found(x: Path) -> None:
     part.write_bytes(part.read_bytes()[:-1])
 
     assert message(x, "rejects") == (
-        "x/part-00000.parquet: damaged, its content does not match manifest.json. Make the artifact again with --force."
+        "x/part-00000.parquet: damaged, its content does not match manifest.json. Make the "
+        "artifact again with --force."
     )
 
 
-@pytest.mark.parametrize("what", ["a folder with files", "a file", "another kind", "a damaged manifest"])
+@pytest.mark.parametrize(
+    "what", ["a folder with files", "a file", "another kind", "a damaged manifest"]
+)
 def test_what_is_not_an_artifact_of_the_kind_is_never_replaced(folder: Path, what: str) -> None:
     out = Path("x")
     if what == "a file":
@@ -510,7 +571,8 @@ def test_what_is_not_an_artifact_of_the_kind_is_never_replaced(folder: Path, wha
         write(out, [reject(1)])
 
     assert str(raised.value) == (
-        "x: exists and is not an artifact of kind rejects, so it is not replaced. Choose another --out."
+        "x: exists and is not an artifact of kind rejects, so it is not replaced. Choose "
+        "another --out."
     )
     assert raised.value.exit_status == 2
     assert contents(folder) == before
@@ -543,7 +605,9 @@ def test_files_are_inputs_by_their_content(folder: Path) -> None:
 
     assert file_records("log", [Path("a")]) == {
         "log 0": InputRecord(
-            path="a", kind="file", digest="5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+            path="a",
+            kind="file",
+            digest="5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
         )
     }
 
@@ -595,7 +659,9 @@ def run_stages(**changes: Any) -> list[bool]:
     return made
 
 
-def test_a_stage_runs_again_only_where_something_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_runs_again_only_where_something_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("log.jsonl").write_text(CONVERSATION)
 
     assert run_stages() == [True, True]
@@ -611,7 +677,7 @@ def test_a_stage_runs_again_only_where_something_changed(folder: Path, monkeypat
     Path("log.jsonl").write_text(CONVERSATION + CONVERSATION.replace("ID", "ID2"))
     assert run_stages() == [True, True]
 
-    # The same rows under another split: the trajectories' content changes, so the returns are made anew.
+    # Another split changes the trajectories' content, so the returns are made anew.
     assert run_stages(settings=["seed=12"]) == [True, True]
 
     monkeypatch.setattr(artifact, "code_digest", lambda: "another release")
@@ -641,7 +707,9 @@ def test_a_damaged_artifact_is_made_again_by_its_stage(folder: Path) -> None:
 
 
 def test_stages_write_the_same_bytes_but_for_the_time(folder: Path) -> None:
-    Path("log.jsonl").write_text("".join(CONVERSATION.replace("ID", f"c{n}") for n in range(500)) + "broken\n")
+    Path("log.jsonl").write_text(
+        "".join(CONVERSATION.replace("ID", f"c{n}") for n in range(500)) + "broken\n"
+    )
     run_stages()
     first = contents(folder / "round")
     run_stages(force=True)
@@ -652,5 +720,7 @@ def test_stages_write_the_same_bytes_but_for_the_time(folder: Path) -> None:
         if not name.endswith(MANIFEST):
             assert first[name] == second[name]
     for kind in ("trajectories", "rejects", "returns"):
-        before, after = (Manifest.model_validate_json(files[f"{kind}/{MANIFEST}"]) for files in (first, second))
+        before, after = (
+            Manifest.model_validate_json(files[f"{kind}/{MANIFEST}"]) for files in (first, second)
+        )
         assert before.model_dump(exclude={"created_at"}) == after.model_dump(exclude={"created_at"})

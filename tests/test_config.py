@@ -87,18 +87,32 @@ def test_a_setting_wins_over_the_file_and_the_last_one_over_the_first(folder: Pa
         pytest.param("ppo", "ppo.learning_rate=1e-5", "learning_rate", 1e-5, id="a small number"),
         pytest.param("ppo", "ppo.clip=1", "clip", 1.0, id="a whole number where any will do"),
         pytest.param("ppo", "ppo.updates=1_000", "updates", 1000, id="a whole number"),
-        pytest.param("ppo", "ppo.whiten_advantages=false", "whiten_advantages", False, id="a boolean"),
-        pytest.param("ppo", "ppo.lambda=0.5", "lambda_", 0.5, id="a name that Python keeps for itself"),
+        pytest.param(
+            "ppo", "ppo.whiten_advantages=false", "whiten_advantages", False, id="a boolean"
+        ),
+        pytest.param(
+            "ppo", "ppo.lambda=0.5", "lambda_", 0.5, id="a name that Python keeps for itself"
+        ),
         pytest.param("fit-q", "fit-q.loss=squared", "loss", "squared", id="a bare word"),
         pytest.param("fit-q", 'fit-q.loss="squared"', "loss", "squared", id="a word in quotes"),
         pytest.param("fit-q", " fit-q.loss = squared ", "loss", "squared", id="blanks around"),
         pytest.param(
-            "init", "init.system_prompt=Be kind = be brief.", "system_prompt", "Be kind = be brief.", id="a sentence"
+            "init",
+            "init.system_prompt=Be kind = be brief.",
+            "system_prompt",
+            "Be kind = be brief.",
+            id="a sentence",
         ),
         pytest.param("init", 'init.model="7"', "model", "7", id="a text that looks like a number"),
-        pytest.param("init", "init.model=Qwen/Qwen3-0.6B", "model", "Qwen/Qwen3-0.6B", id="a hub id"),
         pytest.param(
-            "rollout", "rollout.env=my_shop:MyShop", "env", "my_shop:MyShop", id="module and factory"
+            "init", "init.model=Qwen/Qwen3-0.6B", "model", "Qwen/Qwen3-0.6B", id="a hub id"
+        ),
+        pytest.param(
+            "rollout",
+            "rollout.env=my_shop:MyShop",
+            "env",
+            "my_shop:MyShop",
+            id="module and factory",
         ),
         pytest.param("returns", "seed=12", "seed", 12, id="the seed of all"),
         pytest.param("returns", "returns.seed=12", "seed", 12, id="the seed of one"),
@@ -131,7 +145,10 @@ def test_every_setting_says_what_it_does(stage: str) -> None:
 def test_the_resolved_configuration_can_be_given_back_as_a_file(stage: str) -> None:
     resolved = load(stage, "seed=3")
 
-    assert STAGES[stage].config.model_validate(resolved.model_dump(mode="json", by_alias=True)) == resolved
+    assert (
+        STAGES[stage].config.model_validate(resolved.model_dump(mode="json", by_alias=True))
+        == resolved
+    )
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -142,23 +159,38 @@ def test_the_resolved_configuration_can_be_given_back_as_a_file(stage: str) -> N
     ("text", "expected"),
     [
         pytest.param(
-            "[ppo]\nlerning_rate = 1", "run.toml: unknown key ppo.lerning_rate. Did you mean 'learning_rate'?", id="key"
+            "[ppo]\nlerning_rate = 1",
+            "run.toml: unknown key ppo.lerning_rate. Did you mean 'learning_rate'?",
+            id="key",
         ),
-        pytest.param("[ppo]\nlambda_ = 1", "run.toml: unknown key ppo.lambda_. Did you mean 'lambda'?", id="alias"),
         pytest.param(
-            "[export]\nzzz = 1", "run.toml: unknown key export.zzz. Known: check, seed.", id="key like no other"
+            "[ppo]\nlambda_ = 1",
+            "run.toml: unknown key ppo.lambda_. Did you mean 'lambda'?",
+            id="alias",
         ),
-        pytest.param("[fitq]\n", "run.toml: unknown section 'fitq'. Did you mean 'fit-q'?", id="section"),
+        pytest.param(
+            "[export]\nzzz = 1",
+            "run.toml: unknown key export.zzz. Known: check, seed.",
+            id="key like no other",
+        ),
+        pytest.param(
+            "[fitq]\n", "run.toml: unknown section 'fitq'. Did you mean 'fit-q'?", id="section"
+        ),
         pytest.param("sed = 1", "run.toml: unknown section 'sed'. Did you mean 'seed'?", id="seed"),
         pytest.param(
             "[wisdom]\n",
-            "run.toml: unknown section 'wisdom'. Known: export, fit-q, ingest, init, ppo, prompts, returns, rollout, "
+            "run.toml: unknown section 'wisdom'. Known: export, fit-q, ingest, init, ppo, "
+            "prompts, returns, rollout, "
             "seed.",
             id="section like no other",
         ),
-        pytest.param("ppo = 1", "run.toml: 'ppo' is a section, write [ppo].", id="a section as a value"),
+        pytest.param(
+            "ppo = 1", "run.toml: 'ppo' is a section, write [ppo].", id="a section as a value"
+        ),
         pytest.param("seed = 1.5", "run.toml: seed: must be an integer, is 1.5.", id="half a seed"),
-        pytest.param("seed = true", "run.toml: seed: must be an integer, is True.", id="a true seed"),
+        pytest.param(
+            "seed = true", "run.toml: seed: must be an integer, is True.", id="a true seed"
+        ),
         pytest.param(
             "[ppo]\nclip = 0",
             "run.toml: ppo.clip: Input should be greater than 0, is 0.",
@@ -171,7 +203,8 @@ def test_the_resolved_configuration_can_be_given_back_as_a_file(stage: str) -> N
         ),
         pytest.param(
             "[ppo]\ncompletions_per_prompt = 1",
-            "run.toml: ppo.completions_per_prompt: Input should be greater than or equal to 2, is 1.",
+            "run.toml: ppo.completions_per_prompt: Input should be greater than or equal to "
+            "2, is 1.",
             id="a group of one",
         ),
         pytest.param(
@@ -181,7 +214,7 @@ def test_the_resolved_configuration_can_be_given_back_as_a_file(stage: str) -> N
         ),
         pytest.param(
             "[ppo]\nclip = 'wide'",
-            "run.toml: ppo.clip: Input should be a valid number, unable to parse string as a number, is 'wide'.",
+            "run.toml: ppo.clip: Input should be a valid number, is 'wide'.",
             id="a word for a number",
         ),
     ],
@@ -197,27 +230,39 @@ def test_a_wrong_file_is_refused_by_every_stage_with_file_and_key(
     [
         pytest.param("ppo.clpi=0.1", "--set: unknown key ppo.clpi. Did you mean 'clip'?", id="key"),
         pytest.param(
-            "pppo.clip=0.1", "--set pppo.clip=0.1: unknown section 'pppo'. Did you mean 'ppo'?", id="section"
+            "pppo.clip=0.1",
+            "--set pppo.clip=0.1: unknown section 'pppo'. Did you mean 'ppo'?",
+            id="section",
         ),
         pytest.param(
-            "clip=0.1", "--set clip=0.1: write section.key=value, as in --set ppo.clip=0.1, or seed=1.", id="no section"
+            "clip=0.1",
+            "--set clip=0.1: write section.key=value, as in --set ppo.clip=0.1, or seed=1.",
+            id="no section",
         ),
         pytest.param(
-            "ppo.clip", "--set ppo.clip: write section.key=value, as in --set ppo.clip=0.1, or seed=1.", id="no value"
+            "ppo.clip",
+            "--set ppo.clip: write section.key=value, as in --set ppo.clip=0.1, or seed=1.",
+            id="no value",
         ),
         pytest.param("seed=x", "--set: seed: must be an integer, is 'x'.", id="seed in words"),
-        pytest.param("ppo.clip=-1", "--set: ppo.clip: Input should be greater than 0, is -1.", id="out of range"),
         pytest.param(
-            "ppo.clip=nan", "--set: ppo.clip: Input should be greater than 0, is nan.", id="not a number"
+            "ppo.clip=-1",
+            "--set: ppo.clip: Input should be greater than 0, is -1.",
+            id="out of range",
+        ),
+        pytest.param(
+            "ppo.clip=nan",
+            "--set: ppo.clip: Input should be greater than 0, is nan.",
+            id="not a number",
         ),
         pytest.param(
             "ppo.updates=1.5",
-            "--set: ppo.updates: Input should be a valid integer, got a number with a fractional part, is 1.5.",
+            "--set: ppo.updates: Input should be a valid integer, is 1.5.",
             id="half an update",
         ),
         pytest.param(
             "ppo.clip=",
-            "--set: ppo.clip: Input should be a valid number, unable to parse string as a number, is ''.",
+            "--set: ppo.clip: Input should be a valid number, is ''.",
             id="nothing",
         ),
     ],
@@ -273,7 +318,9 @@ def test_a_file_that_is_not_text_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("file", FILES, ids=[file.relative_to(ROOT).as_posix() for file in FILES])
-def test_every_file_of_the_repository_is_a_configuration_of_every_stage(file: Path, stage: str) -> None:
+def test_every_file_of_the_repository_is_a_configuration_of_every_stage(
+    file: Path, stage: str
+) -> None:
     found = load_config(stage, STAGES[stage].config, file=file, sections=SECTIONS)
 
     assert isinstance(found, StageConfig)

@@ -12,7 +12,9 @@ import iterppo.statistics
 
 
 def modules_of(package: ModuleType) -> list[str]:
-    return [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+    return [
+        f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)
+    ]
 
 
 MODULES = [*modules_of(iterppo.rl), *modules_of(iterppo.statistics)]

@@ -1,60 +1,49 @@
-"""Sampling suggestions from a policy, many states at a time."""
+"""Sampling suggestions from a policy, many states at a time.
+
+Shapes: B prompts, S positions of the padded prompts, T new tokens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from iterppo.environments.episodes import Suggestion, TurnSoFar
 from iterppo.lm.policy import Policy
-from iterppo.lm.rendering import Message, decisions
+from iterppo.lm.rendering import Message
 from iterppo.lm.training import token_batches
 
 
-class PolicyAssistant:
-    """A policy as an assistant: from conversations so far to suggestions."""
+@dataclass(frozen=True)
+class Sampled:
+    """A completion as a suggestion; text None: an abstention."""
 
-    def __init__(self, policy: Policy, *, seed: int) -> None:
-        self.policy = policy
-        self.version = policy.settings.version
-        self._generator_seed = seed
-        self._calls = 0
-        if torch.cuda.is_available():
-            policy.model.to("cuda")
-        policy.model.eval()
-
-    def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
-        """One suggestion for each conversation, whose last turn waits for it."""
-        states: list[list[Message] | None] = []
-        for turns in conversations:
-            *_, last = decisions(turns, system_prompt=self.policy.settings.system_prompt)
-            fitted = self.policy.renderer.fit(last.state, max_tokens=self.policy.settings.max_prompt_tokens)
-            states.append(fitted[0] if fitted else None)
-        # Seeded call by call, so that what was generated elsewhere in the process changes nothing.
-        torch.manual_seed(self._generator_seed * 1_000_003 + self._calls)
-        self._calls += 1
-        known = [state for state in states if state is not None]
-        drawn = iter(sample(self.policy, known) if known else [])
-        # A state that does not fit its context is one the policy cannot see: it abstains.
-        return [Suggestion(None, None) if state is None else next(drawn) for state in states]
+    text: str | None
+    logprob: float
+    """log π(a | s) of what was sampled, in nats."""
 
 
-def sample(policy: Policy, states: Sequence[Sequence[Message]], *, tokens_per_batch: int = 8192) -> list[Suggestion]:
+def sample(policy: Policy, states: Sequence[Sequence[Message]], *, tokens_per_batch: int = 8192) -> list[Sampled]:
     """One completion for each state, with its log-probability under the sampling distribution.
 
     A completion that is empty, or not finished within the policy's length, is an abstention: it is not a message.
     """
     prompts = [policy.renderer.prompt_ids(state) for state in states]
-    suggestions: dict[int, Suggestion] = {}
+    suggestions: dict[int, Sampled] = {}
     for batch in token_batches([len(prompt) for prompt in prompts], tokens_per_batch=tokens_per_batch, seed=None):
         suggestions |= zip(batch, _sample(policy, [prompts[index] for index in batch]), strict=True)
     return [suggestions[index] for index in range(len(prompts))]
 
 
+def seed_sampling(seed: int, *, call: int) -> None:
+    """Make what is sampled next depend on the seed and the number of the call alone."""
+    torch.manual_seed(seed * 1_000_003 + call)
+
+
 @torch.no_grad()
-def _sample(policy: Policy, prompts: Sequence[list[int]]) -> list[Suggestion]:
+def _sample(policy: Policy, prompts: Sequence[list[int]]) -> list[Sampled]:
     settings, renderer = policy.settings, policy.renderer
     length = max(len(prompt) for prompt in prompts)
     pad_id: int = renderer.tokenizer.pad_token_id
@@ -83,5 +72,5 @@ def _sample(policy: Policy, prompts: Sequence[list[int]]) -> list[Suggestion]:
         written = tokens_T[:end]
         text = renderer.tokenizer.decode(written, skip_special_tokens=True).strip()
         total = float(logprob_T[: len(written) + (end is not None)].sum())
-        suggestions.append(Suggestion(text if text and end is not None else None, total))
+        suggestions.append(Sampled(text if text and end is not None else None, total))
     return suggestions

@@ -67,6 +67,13 @@ def load_policy(artifact: Path) -> Policy:
     return Policy(load_model(str(folder)), load_renderer(artifact), load_settings(artifact))
 
 
+def use_accelerator(policy: Policy) -> None:
+    """Put the model on the GPU, if there is one, and in evaluation mode."""
+    if torch.cuda.is_available():
+        policy.model.to("cuda")  # type: ignore[arg-type]  # transformers types `to` as for a wrapped call
+    policy.model.eval()
+
+
 def load_tokenizer(name: str) -> Any:
     """A tokenizer from a folder or hub id; code that comes with it is never run."""
     try:

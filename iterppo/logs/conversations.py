@@ -15,12 +15,23 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from iterppo.errors import DataError
 
+
+def _whole_characters(text: str) -> str:
+    """JSON can hold half of a surrogate pair, UTF-8 and hence Parquet cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a character at {error.start}") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
 Role = Literal["customer", "business"]
 Adoption = Literal["verbatim", "edited", "influenced", "rejected", "abstained", "not_shown"]
 EDITED_BELOW = 0.5
@@ -33,24 +44,27 @@ class LogMessage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     role: Role
-    content: str
+    content: Text
     time: datetime | None = None
     outcome: Literal[0, 1] | None = None
-    suggestion: str | None = None
+    suggestion: Text | None = None
     adoption: Adoption | None = None
-    suggestion_logprob: float | None = None
-    policy_version: str | None = None
-    persona: str | None = None
+    suggestion_logprob: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    policy_version: Text | None = None
+    persona: Text | None = None
 
     @field_validator("time", mode="before")
     @classmethod
     def _parse_time(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            value = datetime.fromtimestamp(value, UTC)
-        if isinstance(value, datetime) and value.tzinfo is None:
-            value = value.replace(tzinfo=UTC)
+        try:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                value = datetime.fromtimestamp(value, UTC)
+            if isinstance(value, datetime):
+                value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        except (OverflowError, OSError) as error:  # neither becomes a ValidationError by itself
+            raise ValueError(str(error)) from None
         return value
 
     @field_validator("outcome", mode="before")
@@ -61,7 +75,12 @@ class LogMessage(BaseModel):
     @property
     def knows_suggestion(self) -> bool:
         """Whether the log says what was suggested, be it nothing."""
-        return bool(self.model_fields_set & {"suggestion", "adoption"})
+        return self.role == "business" and bool(self.model_fields_set & {"suggestion", "adoption"})
+
+    @property
+    def is_decision(self) -> bool:
+        """Whether the assistant did something, although nothing may have been sent: it suggested, or it abstained."""
+        return self.role == "business" and self.adoption != "not_shown" and bool(self.suggestion or self.adoption)
 
 
 class LogConversation(BaseModel):
@@ -69,12 +88,12 @@ class LogConversation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
-    conversation_id: str
+    conversation_id: Text
     messages: list[LogMessage]
     outcome: Literal[0, 1] | None = None
     unfinished: bool = False
-    policy_version: str | None = None
-    persona: str | None = None
+    policy_version: Text | None = None
+    persona: Text | None = None
 
     _parse_outcome = field_validator("outcome", mode="before")(LogMessage._parse_outcome.__func__)
 
@@ -86,7 +105,7 @@ def parse_line(line: bytes) -> LogConversation:
         DataError: With the reason; the caller knows file and line.
     """
     try:
-        content = json.loads(line.decode("utf-8"))
+        content = json.loads(line.decode("utf-8-sig"))  # Windows programs begin a file with a mark
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
@@ -141,7 +160,7 @@ def turns_of(conversation: LogConversation) -> tuple[list[dict[str, Any]], Count
     sides = list(_join(kept))
     rows = _pair(sides, conversation)
     # A closing customer message is a state in which the business stopped responding, unless the outcome came with it.
-    if reached and rows and rows[-1]["sent"] is None and rows[-1]["suggestion"] is None:
+    if reached and rows and sides[-1].role == "customer":
         closing = rows.pop()
         if rows:
             rows[-1]["customer_after"] = closing["customer"]
@@ -170,7 +189,7 @@ def turns_of(conversation: LogConversation) -> tuple[list[dict[str, Any]], Count
 def _join(messages: list[LogMessage]) -> Iterator[_Side]:
     side: _Side | None = None
     for message in messages:
-        if not message.content.strip() and not message.knows_suggestion:
+        if not message.content.strip() and not message.is_decision:
             continue
         if side is not None and side.role == message.role:
             side.messages.append(message)
@@ -226,8 +245,10 @@ def _suggestion(side: _Side | None, has_suggestions: bool, conversation: LogConv
         else:
             adoption = _derive_adoption(text, sent, distance)
     logprobs = [m.suggestion_logprob for m in messages if m.suggestion_logprob is not None]
+    if adoption in ("abstained", "not_shown"):
+        text = distance = None
     return {
-        "suggestion": None if adoption in ("abstained", "not_shown") else text,
+        "suggestion": text,
         "adoption": adoption,
         "edit_distance": distance,
         "suggestion_logprob": sum(logprobs) if logprobs else None,

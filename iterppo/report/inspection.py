@@ -73,6 +73,8 @@ def _table(name: str, values: dict[str, Any]) -> list[str]:
 
 
 def _number(value: Any) -> str:
+    if value is None:
+        return "not a number"
     if isinstance(value, bool) or not isinstance(value, float):
         return str(value)
     return f"{value:.4g}" if value != int(value) else f"{value:.0f}"

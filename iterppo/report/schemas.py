@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from iterppo.contracts import FOLDER_KINDS, ROWS
+from iterppo.contracts import FOLDER_KINDS, ROWS, current_version
 from iterppo.contracts.base import document
 from iterppo.errors import UsageError
 
@@ -19,6 +19,11 @@ def kinds_text() -> str:
     """Every kind with its current version."""
     lines = [f"{row.kind}@{row.version}  one row is {row.one_row_is}" for row in ROWS.values()]
     return "\n".join([*lines, *(f"{kind}@{version}  a folder without rows" for kind, version in FOLDER_KINDS.items())])
+
+
+def kinds_json() -> str:
+    """Every kind with its current version, as JSON."""
+    return json.dumps({kind: current_version(kind) for kind in (*ROWS, *FOLDER_KINDS)}, indent=2)
 
 
 def schema_json(kind: str) -> str:

@@ -39,9 +39,9 @@ def newcombe_interval(
     >>> [round(x, 4) for x in newcombe_interval(56, 70, 48, 80)]
     [0.0524, 0.3339]
     """
-    p, q = successes / trials, base_successes / base_trials
     low, high = wilson_interval(successes, trials, level=level)
     base_low, base_high = wilson_interval(base_successes, base_trials, level=level)
+    p, q = successes / trials, base_successes / base_trials
     difference = p - q
     return (
         difference - math.hypot(p - low, base_high - q),

@@ -35,10 +35,15 @@ def auc(prediction: Array, positive: Array) -> float:
 
 
 def calibration_error(prediction: Array, target: Array, weight: Array, *, num_bins: int = 10) -> float:
-    """Expected calibration error: mean |mean prediction − mean return| over bins of equal size by prediction."""
-    order = np.argsort(prediction, kind="stable")
+    """Expected calibration error: mean |mean prediction − mean return| over bins of equal size by prediction.
+
+    Equal predictions share a bin, so the order of the turns does not matter and a constant is one bin.
+    """
+    _, inverse, counts = np.unique(prediction, return_inverse=True, return_counts=True)
+    middle_rank = (np.cumsum(counts) - counts / 2)[inverse]
+    bins = (middle_rank * num_bins / max(1, len(prediction))).astype(int)
     error = total = 0.0
-    for members in np.array_split(order, num_bins):
+    for members in (bins == number for number in range(num_bins)):
         mass = float(weight[members].sum())
         if mass > 0:
             gap = np.sum(weight[members] * (prediction[members] - target[members])) / mass

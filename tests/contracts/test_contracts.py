@@ -1,4 +1,4 @@
-"""The published contracts: Arrow schemas, documents that never change, and artifacts that stay readable."""
+"""The published contracts: schemas, documents that never change, artifacts that stay readable."""
 
 import hashlib
 import io
@@ -22,7 +22,8 @@ from tests.data import make_artifacts
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 
-# A published version never changes. A change of a contract is a new version: a new document and a new line here.
+# A published version never changes. A change of a contract is a new version: a new document and a
+# new line here.
 PUBLISHED = {
     "policy/v1.json": "03e2a552d69b19b4ce0054c48a9c3f8c61c7a5ea89239cdf7e7ce729f3fe2a1a",
     "prompts/v1.json": "6b47fe81721659ed2d2d2a154009646476fdec2401e81a894eeacb39b006cd6c",
@@ -34,7 +35,10 @@ PUBLISHED = {
 
 KINDS = list(ROWS)
 REQUIRED = [
-    (kind, column["name"]) for kind, row in ROWS.items() for column in columns(row) if not column["nullable"]
+    (kind, column["name"])
+    for kind, row in ROWS.items()
+    for column in columns(row)
+    if not column["nullable"]
 ]
 
 
@@ -60,7 +64,9 @@ def test_rows_survive_parquet_nulls_and_all(kind: str) -> None:
 def test_the_example_rows_have_a_null_and_a_value_wherever_a_null_may_be(kind: str) -> None:
     nullable = {column["name"] for column in columns(ROWS[kind]) if column["nullable"]}
 
-    assert {name for row in rows_of(kind) for name, value in row.items() if value is None} == nullable
+    assert {
+        name for row in rows_of(kind) for name, value in row.items() if value is None
+    } == nullable
     assert all(any(row[name] is not None for row in rows_of(kind)) for name in nullable)
 
 
@@ -71,7 +77,9 @@ def test_the_row_model_and_the_arrow_schema_take_the_same_rows(kind: str) -> Non
         assert list(row) == arrow_schema(ROWS[kind]).names
 
 
-@pytest.mark.parametrize(("kind", "name"), REQUIRED, ids=[f"{kind} {name}" for kind, name in REQUIRED])
+@pytest.mark.parametrize(
+    ("kind", "name"), REQUIRED, ids=[f"{kind} {name}" for kind, name in REQUIRED]
+)
 def test_a_null_in_a_column_that_must_have_a_value_is_refused(
     kind: str, name: str, tmp_path: Path
 ) -> None:
@@ -79,7 +87,9 @@ def test_a_null_in_a_column_that_must_have_a_value_is_refused(
 
     with (
         pytest.raises(ValueError, match="null") as raised,
-        ArtifactWriter(tmp_path / "out", kind=kind, stage="test", config=StageConfig(), inputs={}) as writer,
+        ArtifactWriter(
+            tmp_path / "out", kind=kind, stage="test", config=StageConfig(), inputs={}
+        ) as writer,
     ):
         writer.write(broken)
 
@@ -96,10 +106,14 @@ def test_a_null_in_a_column_that_must_have_a_value_is_refused(
         pytest.param({"completion": 7}, id="a number for a text"),
     ],
 )
-def test_a_value_that_does_not_fit_its_column_is_refused(broken: dict[str, Any], tmp_path: Path) -> None:
+def test_a_value_that_does_not_fit_its_column_is_refused(
+    broken: dict[str, Any], tmp_path: Path
+) -> None:
     with (
         pytest.raises((ValueError, TypeError), match=r"."),
-        ArtifactWriter(tmp_path / "out", kind="policy", stage="test", config=StageConfig(), inputs={}) as writer,
+        ArtifactWriter(
+            tmp_path / "out", kind="policy", stage="test", config=StageConfig(), inputs={}
+        ) as writer,
     ):
         writer.write([rows_of("policy")[0] | broken])
 
@@ -136,18 +150,26 @@ def test_every_version_that_is_read_has_its_document_in_the_package() -> None:
 
 def test_publishing_again_writes_nothing(tmp_path: Path) -> None:
     assert publish(SCHEMAS) == []
-    assert sorted(path.relative_to(tmp_path).as_posix() for path in publish(tmp_path)) == sorted(PUBLISHED)
-    assert all((tmp_path / name).read_bytes() == (SCHEMAS / name).read_bytes() for name in PUBLISHED)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in publish(tmp_path)) == sorted(
+        PUBLISHED
+    )
+    assert all(
+        (tmp_path / name).read_bytes() == (SCHEMAS / name).read_bytes() for name in PUBLISHED
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_in_a_document_changes_with_a_release(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_in_a_document_changes_with_a_release(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = document(ROWS[kind])
     monkeypatch.setattr(iterppo, "__version__", "99.0.0")
 
     assert document(ROWS[kind]) == before
     assert list(before) == ["kind", "version", "one_row_is", "columns"]
-    assert {tuple(column) for column in before["columns"]} == {("name", "type", "nullable", "meaning", "unit")}
+    assert {tuple(column) for column in before["columns"]} == {
+        ("name", "type", "nullable", "meaning", "unit")
+    }
     assert not re.search(r"\d+\.\d+\.\d+", json.dumps(before))
 
 
@@ -155,7 +177,9 @@ def test_nothing_in_a_document_changes_with_a_release(kind: str, monkeypatch: py
 def test_every_column_says_what_it_means(kind: str) -> None:
     row = ROWS[kind]
 
-    assert [column["name"] for column in columns(row) if not column["meaning"].endswith((".", ")"))] == []
+    assert [
+        column["name"] for column in columns(row) if not column["meaning"].endswith((".", ")"))
+    ] == []
     assert row.one_row_is
     assert row.__doc__
 
@@ -189,10 +213,16 @@ def test_an_artifact_of_a_published_version_is_still_read(name: str) -> None:
     assert artifact.manifest.counts == {"rows written by hand": len(rows_of(kind))}
     assert artifact.manifest.metrics == {"share": 0.5, "converged": True, "policy_version": "3f6c"}
     assert artifact.manifest.seed == 7
-    assert {path.name for path in artifact.path.iterdir()} == {"manifest.json", "notes.json", "part-00000.parquet"}
+    assert {path.name for path in artifact.path.iterdir()} == {
+        "manifest.json",
+        "notes.json",
+        "part-00000.parquet",
+    }
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "conversation_id" in ROWS[kind].model_fields])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if "conversation_id" in ROWS[kind].model_fields]
+)
 def test_conversations_of_a_kept_artifact_are_neighbours(kind: str) -> None:
     artifact = open_artifact(make_artifacts.FOLDER / f"{kind}-v1", kind)
 

@@ -1,8 +1,9 @@
-"""One small artifact of every published contract, kept for ever: what a later release must still read.
+"""One small artifact of every published contract: what every later release must still read.
 
-    python -m tests.data.make_artifacts        # writes those that do not exist yet; published ones never change
+    python -m tests.data.make_artifacts    # writes those that do not exist yet, changes none
 
-`ROWS` is written by hand; together the rows of a kind have a null in every column that may be null, and a value too.
+`ROWS` is written by hand; the rows of a kind have a null and a value in every column that may be
+null.
 """
 
 from datetime import UTC, datetime
@@ -199,7 +200,9 @@ def write(kind: str, out: Path) -> None:
     """An artifact of `kind` with its rows, a lineage, counts and metrics; no model in it."""
     stage = STAGES[MADE_BY[kind]]
     lineage = {"log 0": InputRecord(path="logs/2026-01.jsonl.gz", kind="file", digest="0" * 64)}
-    with ArtifactWriter(out, kind=kind, stage=stage.name, config=stage.config(seed=7), inputs=lineage) as writer:
+    with ArtifactWriter(
+        out, kind=kind, stage=stage.name, config=stage.config(seed=7), inputs=lineage
+    ) as writer:
         writer.write(ROWS[kind])
         writer.count("rows written by hand", len(ROWS[kind]))
         writer.metrics.update(share=0.5, converged=True, policy_version="3f6c")

@@ -1,10 +1,11 @@
-"""PPO: a known answer is reached, ratios start at 1, rewards and advantages are what they should be.
+"""PPO: a known answer is reached, ratios start at 1, what is learned from is what was paid.
 
 Shapes: B completions, T tokens.
 """
 
 import copy
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -136,11 +137,21 @@ def means(run: Run) -> list[float]:
     return [sum(scores) / len(scores) for _, scores in sorted(by_step.items())]
 
 
-def test_a_bandit_is_solved(start: Start, prompts: list[dict[str, Any]]) -> None:
-    run = start(updates=14, completions_per_update=64, microbatch_size=32, epochs=2).train()
+KNOWN = {
+    "completions_per_update": 64,
+    "microbatch_size": 32,
+    "epochs": 2,
+    "learning_rate": 1e-3,
+    "kl_coefficient": 0.02,
+    "critic_samples": 256,
+}
 
-    assert 0.05 < means(run)[0] < 0.35
-    assert means(run)[-1] > 0.9
+
+def test_a_bandit_is_solved(start: Start, prompts: list[dict[str, Any]]) -> None:
+    run = start(updates=14, **KNOWN).train()
+
+    assert 0.05 < means(run)[0] < 0.4
+    assert statistics.median(means(run)[-3:]) > 0.9
     # What is deployed has learned it too, whatever it is asked.
     torch.manual_seed(1)
     states = [row["prompt"] for row in prompts] * 10
@@ -148,23 +159,28 @@ def test_a_bandit_is_solved(start: Start, prompts: list[dict[str, Any]]) -> None
     assert said.count("yes") / len(said) > 0.9
 
 
+def test_a_bandit_with_a_single_prompt_is_solved(
+    start: Start, prompts: list[dict[str, Any]]
+) -> None:
+    run = start(problems=prompts[:1], updates=14, **KNOWN).train()
+
+    assert statistics.median(means(run)[-3:]) > 0.9
+
+
 def test_what_is_best_may_depend_on_what_was_asked(
     start: Start, prompts: list[dict[str, Any]]
 ) -> None:
-    best = dict(
-        zip((row["prompt"][-1]["content"] for row in prompts), ["yes", "no"] * 2, strict=True)
-    )
+    asked = [row["prompt"][-1]["content"] for row in prompts]
+    best = dict(zip(asked, ["yes", "no", "yes", "no"], strict=True))
 
     def right(states: Any, actions: Any) -> list[float]:
-        asked = (state[-1]["content"] for state in states)
-        return [float(best[one] == action) for one, action in zip(asked, actions, strict=True)]
+        pairs = zip(states, actions, strict=True)
+        return [float(best[state[-1]["content"]] == action) for state, action in pairs]
 
-    run = start(
-        updates=30, completions_per_update=64, microbatch_size=32, epochs=2, reward=right
-    ).train()
+    run = start(updates=30, reward=right, **{**KNOWN, "learning_rate": 2e-3}).train()
 
     assert means(run)[0] < 0.4
-    assert means(run)[-1] > 0.9
+    assert statistics.median(means(run)[-5:]) > 0.85
 
 
 def test_training_depends_on_the_seed_and_on_nothing_else(start: Start) -> None:
@@ -269,6 +285,10 @@ def log_likelihood(model: Any, prompt: list[int], tokens: list[int], temperature
     return logprob_TV.gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1)
 
 
+def short_is_good(states: Any, actions: Any) -> list[float]:
+    return [1 / (1 + len(action)) for action in actions]
+
+
 def test_every_update_learns_from_the_right_numbers(
     start: Start, make_policy: MakePolicy, make_state: MakeState, renderer: Renderer
 ) -> None:
@@ -282,6 +302,7 @@ def test_every_update_learns_from_the_right_numbers(
     run = start(
         folder=make_policy(steps=30, temperature=temperature, max_new_tokens=5),
         problems=problems,
+        reward=short_is_good,
         updates=3,
         completions_per_update=24,
         kl_coefficient=beta,
@@ -337,7 +358,8 @@ def test_every_update_learns_from_the_right_numbers(
             text = renderer.tokenizer.decode(tokens, skip_special_tokens=True).strip()
             seen[ended] += 1
             assert (row["completion"], row["truncated"]) == (text, not ended)
-            assert row["q"] == float(text == "yes")
+            (q,) = short_is_good([state], [text])
+            assert row["q"] == pytest.approx(q, abs=1e-6)
             rewards = [-beta * kl for kl in kl_T.tolist()]
             if ended:
                 rewards[-1] += row["q"]
@@ -385,6 +407,7 @@ def test_a_truncated_completion_is_recorded_and_not_paid(
         folder=make_policy(steps=30, max_new_tokens=3),
         reward=lambda states, actions: [1.0] * len(actions),
         completions_per_update=32,
+        critic_samples=0,
         **{"lambda": 1.0},
     )
     batch = run.watch().train().updates[0].batch
@@ -397,8 +420,8 @@ def test_a_truncated_completion_is_recorded_and_not_paid(
     for b, row in enumerate(run.samples):
         return_T = batch["returns"][b, : len(row["tokens"])]
         assert return_T.max() - return_T.min() < 1e-5, "λ = 1 and no penalty: one return for all"
-        # The critic's own estimate stands in for what was never reached, the pay for what was.
-        assert (abs(return_T[0].item() - 1.0) < 1e-5) == (not row["truncated"])
+        # For what was not finished stands the critic's own estimate, which is 0 at the start.
+        assert return_T[0].item() == float(not row["truncated"])
     logged = run.trainer.state.log_history[0]
     assert logged["truncated"] == pytest.approx(sum(truncated) / 32)
 
@@ -441,7 +464,7 @@ def test_a_gradient_does_not_depend_on_the_microbatches(minibatches: int, start:
         before = {name: value.clone() for name, value in run.policy.model.state_dict().items()}
         run.train()
         moved.append(change(run, before))
-        samples.append(run.samples)
+        samples.append([(row["prompt_id"], row["tokens"]) for row in run.samples])
 
     assert samples[0] == samples[1], "the same completions were drawn"
     assert moved[0].norm() > 1e-3
@@ -540,20 +563,14 @@ def test_a_large_kl_penalty_keeps_the_policy_where_it_was(
     start: Start, prompts: list[dict[str, Any]]
 ) -> None:
     found = {}
-    for beta in (0.0, 2.0):
-        run = start(
-            updates=10,
-            completions_per_update=32,
-            microbatch_size=16,
-            epochs=2,
-            kl_coefficient=beta,
-        ).train()
+    for beta in (0.0, 5.0):
+        run = start(updates=10, **{**KNOWN, "kl_coefficient": beta}).train()
         found[beta] = (means(run)[-1], distance(run, prompts))
 
-    assert found[0.0][0] > 0.8
-    assert found[0.0][1] > 0.8
-    assert found[2.0][0] < 0.5
-    assert abs(found[2.0][1]) < 0.3
+    assert found[0.0][0] > 0.6
+    assert found[0.0][1] > 0.6
+    assert found[5.0][0] < 0.5
+    assert abs(found[5.0][1]) < 0.2
 
 
 def test_the_trainers_beta_is_not_a_term_of_the_loss(start: Start) -> None:
@@ -710,20 +727,20 @@ def test_values_are_collected_only_where_they_are_asked_for(
 
 def test_the_head_is_the_ridge_regression() -> None:
     torch.manual_seed(0)
-    feature_ND = torch.randn(200, 6, dtype=torch.float64) * torch.tensor([1, 2, 1, 3, 1, 0.5])
-    target_N = feature_ND @ torch.randn(6, dtype=torch.float64) + 0.7 + 0.1 * torch.randn(200)
+    feature_ND = torch.randn(200, 6) * torch.tensor([1, 2, 1, 3, 1, 0.5])
+    target_N = feature_ND @ torch.randn(6) + 0.7 + 0.1 * torch.randn(200)
     weight_D, bias = _ridge(feature_ND, target_N)
 
     # The penalty as six more examples: λ is a hundredth of the mean squared feature.
-    centred_ND = feature_ND - feature_ND.mean(0)
+    centred_ND = (feature_ND - feature_ND.mean(0)).double()
     lambda_ = 0.01 * centred_ND.square().sum(0).mean()
     augmented = torch.cat([centred_ND, lambda_.sqrt() * torch.eye(6, dtype=torch.float64)])
-    targets = torch.cat([target_N - target_N.mean(), torch.zeros(6, dtype=torch.float64)])
+    targets = torch.cat([(target_N - target_N.mean()).double(), torch.zeros(6)])
     expected_D = torch.linalg.lstsq(augmented, targets.unsqueeze(1)).solution.squeeze(1)
 
     assert torch.allclose(weight_D.double(), expected_D, atol=1e-5)
     assert float(bias) == pytest.approx(
-        (target_N.mean() - feature_ND.mean(0) @ expected_D).item(), abs=1e-4
+        (target_N.mean() - feature_ND.mean(0).double() @ expected_D).item(), abs=1e-4
     )
 
 

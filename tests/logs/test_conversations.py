@@ -1,4 +1,4 @@
-"""A line of a log, the turns and rewards that it stands for, and the counts that account for every message."""
+"""A line of a log, its turns and rewards, and the counts that account for every message."""
 
 import json
 from datetime import UTC, datetime
@@ -39,7 +39,9 @@ def counts(*messages: Message, **fields: Any) -> dict[str, int]:
 
 def columns(rows: Rows, *names: str) -> list[Any]:
     """The named columns of every row, or the values of the one."""
-    return [row[names[0]] if len(names) == 1 else tuple(row[name] for name in names) for row in rows]
+    return [
+        row[names[0]] if len(names) == 1 else tuple(row[name] for name in names) for row in rows
+    ]
 
 
 def reason(broken: bytes) -> str:
@@ -112,7 +114,12 @@ def test_consecutive_messages_of_one_side_are_joined_by_a_line_break() -> None:
 
 def test_blank_messages_are_passed_over_and_their_neighbours_joined() -> None:
     rows = turns(
-        customer("one"), business(" \n"), customer("two"), business("three"), customer(""), outcome=0
+        customer("one"),
+        business(" \n"),
+        customer("two"),
+        business("three"),
+        customer(""),
+        outcome=0,
     )
 
     assert columns(rows, "customer", "sent") == [("one\ntwo", "three")]
@@ -219,12 +226,24 @@ REACHED = {"outcome": 1}
             id="never, and the business left the customer's last message unanswered",
         ),
         pytest.param([C1 | REACHED, M1, C2, M2], {"outcome": 1}, [], [], [], id="at c_1"),
-        pytest.param([C1, C2], {"outcome": 1}, [], [], [], id="known as a whole, without a decision"),
         pytest.param(
-            [M1 | REACHED, C1, M2], {}, [(None, "m1", None)], [1], [1], id="at an opening of the business"
+            [C1, C2], {"outcome": 1}, [], [], [], id="known as a whole, without a decision"
         ),
         pytest.param(
-            [M1, C1 | REACHED], {}, [(None, "m1", "c1")], [1], [1], id="answering an opening of the business"
+            [M1 | REACHED, C1, M2],
+            {},
+            [(None, "m1", None)],
+            [1],
+            [1],
+            id="at an opening of the business",
+        ),
+        pytest.param(
+            [M1, C1 | REACHED],
+            {},
+            [(None, "m1", "c1")],
+            [1],
+            [1],
+            id="answering an opening of the business",
         ),
         pytest.param(
             [C1, M1, C2 | {"outcome": True}],
@@ -261,7 +280,9 @@ def test_messages_after_the_outcome_are_cut_and_counted() -> None:
 
 
 def test_a_message_that_takes_the_outcome_back_is_cut_like_any_other() -> None:
-    assert columns(turns(C1, M1 | REACHED, C2 | {"outcome": 0}), "customer", "reward") == [("c1", 1)]
+    assert columns(turns(C1, M1 | REACHED, C2 | {"outcome": 0}), "customer", "reward") == [
+        ("c1", 1)
+    ]
 
 
 def test_an_outcome_on_a_blank_message_counts() -> None:
@@ -281,7 +302,9 @@ def test_an_outcome_known_as_a_whole_holds_although_its_messages_were_still_at_z
         pytest.param({"outcome": 0, "unfinished": True}, id="unfinished"),
         pytest.param({"outcome": 0, "meta": {"unfinished": True}}, id="unfinished in meta"),
         pytest.param({}, id="without any label"),
-        pytest.param({"outcome": None, "meta": {"unfinished": False}}, id="finished yet without a label"),
+        pytest.param(
+            {"outcome": None, "meta": {"unfinished": False}}, id="finished yet without a label"
+        ),
     ],
 )
 def test_a_conversation_whose_end_is_not_known_is_censored(fields: dict[str, Any]) -> None:
@@ -310,7 +333,9 @@ def test_unfinished_beside_the_messages_overrides_meta() -> None:
 
 
 def test_nothing_else_of_meta_reaches_a_row() -> None:
-    rows = turns(C1, M1, C2, outcome=1, meta={"customer_target": 241, "persona": "secret"}, secret="s")
+    rows = turns(
+        C1, M1, C2, outcome=1, meta={"customer_target": 241, "persona": "secret"}, secret="s"
+    )
 
     assert rows == turns(C1, M1, C2, outcome=1)
 
@@ -321,9 +346,17 @@ def test_nothing_else_of_meta_reaches_a_row() -> None:
 @pytest.mark.parametrize(
     ("answer", "suggestion", "sent", "adoption", "distance", "taken"),
     [
-        pytest.param(business("abcd"), None, "abcd", None, None, "abcd", id="a log without suggestions"),
         pytest.param(
-            business("abcd", suggestion="abcd"), "abcd", "abcd", "verbatim", 0, "abcd", id="verbatim"
+            business("abcd"), None, "abcd", None, None, "abcd", id="a log without suggestions"
+        ),
+        pytest.param(
+            business("abcd", suggestion="abcd"),
+            "abcd",
+            "abcd",
+            "verbatim",
+            0,
+            "abcd",
+            id="verbatim",
         ),
         pytest.param(
             business(" ab\ncd ", suggestion="ab cd"),
@@ -335,13 +368,31 @@ def test_nothing_else_of_meta_reaches_a_row() -> None:
             id="verbatim but for blanks",
         ),
         pytest.param(
-            business("abxd", suggestion="abcd"), "abcd", "abxd", "edited", 1 / 4, "abcd", id="edited"
+            business("abxd", suggestion="abcd"),
+            "abcd",
+            "abxd",
+            "edited",
+            1 / 4,
+            "abcd",
+            id="edited",
         ),
         pytest.param(
-            business("abxy", suggestion="abcd"), "abcd", "abxy", "edited", 1 / 2, "abcd", id="edited by half"
+            business("abxy", suggestion="abcd"),
+            "abcd",
+            "abxy",
+            "edited",
+            1 / 2,
+            "abcd",
+            id="edited by half",
         ),
         pytest.param(
-            business("axyz", suggestion="abcd"), "abcd", "axyz", "rejected", 3 / 4, "abcd", id="rejected"
+            business("axyz", suggestion="abcd"),
+            "abcd",
+            "axyz",
+            "rejected",
+            3 / 4,
+            "abcd",
+            id="rejected",
         ),
         pytest.param(
             business("axyz", suggestion="abcd", adoption="influenced"),
@@ -353,7 +404,13 @@ def test_nothing_else_of_meta_reaches_a_row() -> None:
             id="what the log says stands",
         ),
         pytest.param(
-            business("", suggestion="abcd"), "abcd", None, "rejected", None, "abcd", id="nothing was sent"
+            business("", suggestion="abcd"),
+            "abcd",
+            None,
+            "rejected",
+            None,
+            "abcd",
+            id="nothing was sent",
         ),
         pytest.param(
             business("own", suggestion=None, adoption="abstained"),
@@ -374,10 +431,22 @@ def test_nothing_else_of_meta_reaches_a_row() -> None:
             id="abstained, and nothing was sent",
         ),
         pytest.param(
-            business("own", suggestion=None), None, "own", "not_shown", None, None, id="no suggestion was made"
+            business("own", suggestion=None),
+            None,
+            "own",
+            "not_shown",
+            None,
+            None,
+            id="no suggestion was made",
         ),
         pytest.param(
-            business("own", suggestion=""), None, "own", "not_shown", None, None, id="an empty suggestion"
+            business("own", suggestion=""),
+            None,
+            "own",
+            "not_shown",
+            None,
+            None,
+            id="an empty suggestion",
         ),
         pytest.param(
             business("own", suggestion="abcd", adoption="not_shown"),
@@ -406,7 +475,9 @@ def test_a_suggestion_is_recorded_with_what_became_of_it(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"suggestion": "a"}, {"suggestion": None, "adoption": "abstained"}], ids=["suggested", "abstained"]
+    "fields",
+    [{"suggestion": "a"}, {"suggestion": None, "adoption": "abstained"}],
+    ids=["suggested", "abstained"],
 )
 @pytest.mark.parametrize("known", ["on the message", "as a whole"])
 def test_a_decision_that_reached_the_outcome_keeps_its_reward_although_nothing_was_sent(
@@ -414,7 +485,9 @@ def test_a_decision_that_reached_the_outcome_keeps_its_reward_although_nothing_w
 ) -> None:
     last = business("", **fields)
     rows = (
-        turns(C1, M1, C2, last | REACHED) if known == "on the message" else turns(C1, M1, C2, last, outcome=1)
+        turns(C1, M1, C2, last | REACHED)
+        if known == "on the message"
+        else turns(C1, M1, C2, last, outcome=1)
     )
 
     assert columns(rows, "customer", "sent", "reward", "customer_after") == [
@@ -460,7 +533,9 @@ def test_suggestion_fields_on_a_customers_message_mean_nothing() -> None:
     [
         pytest.param(b"", "not JSON: Expecting value: line 1 column 1 (char 0)", id="empty"),
         pytest.param(
-            b'{"conversation_id": ', "not JSON: Expecting value: line 1 column 21 (char 20)", id="cut off"
+            b'{"conversation_id": ',
+            "not JSON: Expecting value: line 1 column 21 (char 20)",
+            id="cut off",
         ),
         pytest.param(b'{"a": "\xff"}', "not UTF-8 at byte 7", id="not UTF-8"),
         pytest.param(b"[1]", "not a JSON object", id="a list"),
@@ -472,7 +547,9 @@ def test_suggestion_fields_on_a_customers_message_mean_nothing() -> None:
             id="an id that is a number",
         ),
         pytest.param(
-            b'{"conversation_id": "", "messages": []}', "conversation_id: is empty", id="an empty id"
+            b'{"conversation_id": "", "messages": []}',
+            "conversation_id: is empty",
+            id="an empty id",
         ),
         pytest.param(
             line(C1, {"role": "agent", "content": "x"}),
@@ -490,7 +567,9 @@ def test_suggestion_fields_on_a_customers_message_mean_nothing() -> None:
         pytest.param(
             line(C1 | {"outcome": 2}), "messages.0.outcome: Input should be 0 or 1", id="outcome 2"
         ),
-        pytest.param(line(C1, outcome="1"), "outcome: Input should be 0 or 1", id="outcome as text"),
+        pytest.param(
+            line(C1, outcome="1"), "outcome: Input should be 0 or 1", id="outcome as text"
+        ),
         pytest.param(
             line(C1 | {"time": "yesterday"}),
             "messages.0.time: Value error, Invalid isoformat string: 'yesterday'",
@@ -502,19 +581,26 @@ def test_suggestion_fields_on_a_customers_message_mean_nothing() -> None:
             id="a time in milliseconds",
         ),
         pytest.param(
-            line(C1 | {"time": True}), "messages.0.time: Input should be a valid datetime", id="a time that is true"
+            line(C1 | {"time": True}),
+            "messages.0.time: Input should be a valid datetime",
+            id="a time that is true",
         ),
         pytest.param(
             line(M1 | {"adoption": "taken"}),
-            "messages.0.adoption: Input should be 'verbatim', 'edited', 'influenced', 'rejected', 'abstained' or "
+            "messages.0.adoption: Input should be 'verbatim', 'edited', 'influenced', "
+            "'rejected', 'abstained' or "
             "'not_shown'",
             id="another adoption",
         ),
         pytest.param(
-            line(C1, unfinished="maybe"), "unfinished: Input should be a valid boolean", id="unfinished in words"
+            line(C1, unfinished="maybe"),
+            "unfinished: Input should be a valid boolean",
+            id="unfinished in words",
         ),
         pytest.param(
-            line(C1, M1 | REACHED, outcome=0), "outcome: is 0, but messages.1 carries 1", id="a contradiction"
+            line(C1, M1 | REACHED, outcome=0),
+            "outcome: is 0, but messages.1 carries 1",
+            id="a contradiction",
         ),
     ],
 )
@@ -538,12 +624,16 @@ def test_a_time_that_leaves_the_calendar_in_utc_is_refused(time: str) -> None:
     ("broken", "where"),
     [
         pytest.param(line(customer("\ud83d half an emoji")), "messages.0.content", id="content"),
-        pytest.param(line(C1, M1 | {"suggestion": "\udc00"}), "messages.1.suggestion", id="suggestion"),
+        pytest.param(
+            line(C1, M1 | {"suggestion": "\udc00"}), "messages.1.suggestion", id="suggestion"
+        ),
         pytest.param(b'{"conversation_id": "\\ud800", "messages": []}', "conversation_id", id="id"),
         pytest.param(line(C1, persona="\ud800"), "persona", id="persona"),
     ],
 )
-def test_half_a_character_is_refused_since_no_parquet_can_hold_it(broken: bytes, where: str) -> None:
+def test_half_a_character_is_refused_since_no_parquet_can_hold_it(
+    broken: bytes, where: str
+) -> None:
     assert reason(broken).startswith(f"{where}: ")
 
 
@@ -567,7 +657,13 @@ def test_the_mark_that_windows_programs_write_before_a_file_is_passed_over() -> 
 CONTENTS = st.sampled_from(["", " ", "\n", "a", "b\nc", "🙂"])
 OUTCOMES = st.sampled_from([None, None, None, 0, 1])
 SUGGESTIONS = st.sampled_from(
-    [{}, {}, {"suggestion": "a"}, {"suggestion": "long enough"}, {"suggestion": None, "adoption": "abstained"}]
+    [
+        {},
+        {},
+        {"suggestion": "a"},
+        {"suggestion": "long enough"},
+        {"suggestion": None, "adoption": "abstained"},
+    ]
 )
 
 
@@ -592,14 +688,21 @@ def conversations(draw: st.DrawFn, *, with_suggestions: bool) -> dict[str, Any]:
 
 
 @given(conversation=conversations(with_suggestions=False))
-def test_every_word_until_the_outcome_is_in_the_turns_in_order(conversation: dict[str, Any]) -> None:
+def test_every_word_until_the_outcome_is_in_the_turns_in_order(
+    conversation: dict[str, Any],
+) -> None:
     rows, _ = turns_of(parse_line(json.dumps(conversation).encode()))
 
-    marked = [number for number, message in enumerate(conversation["messages"]) if message["outcome"] == 1]
+    marked = [
+        number for number, message in enumerate(conversation["messages"]) if message["outcome"] == 1
+    ]
     kept = conversation["messages"][: marked[0] + 1] if marked else conversation["messages"]
     spoken = [message["content"] for message in kept if message["content"].strip()]
     found = [
-        text for row in rows for text in (row["customer"], row["sent"], row["customer_after"]) if text is not None
+        text
+        for row in rows
+        for text in (row["customer"], row["sent"], row["customer_after"])
+        if text is not None
     ]
     assert "\n".join(found) == ("\n".join(spoken) if rows else "")
 
@@ -623,9 +726,13 @@ def test_every_message_is_counted_once(conversation: dict[str, Any]) -> None:
     )
     assert counted["turns"] == len(rows)
     if rows:
-        # A decision after which nothing was sent is a side of its own: the business looked at it and kept silent.
-        unsent = sum(row["sent"] is None and row["adoption"] not in (None, "not_shown") for row in rows)
-        said = sum(row[name] is not None for row in rows for name in ("customer", "sent", "customer_after"))
+        # A decision after which nothing was sent is a side of its own: the business kept silent.
+        unsent = sum(
+            row["sent"] is None and row["adoption"] not in (None, "not_shown") for row in rows
+        )
+        said = sum(
+            row[name] is not None for row in rows for name in ("customer", "sent", "customer_after")
+        )
         assert counted["sides"] == said + unsent
 
 
@@ -639,6 +746,7 @@ def test_a_conversation_pays_its_outcome_once_and_ends_once(conversation: dict[s
     censored = not reached and (conversation["unfinished"] or not labelled)
     assert columns(rows, "turn") == list(range(1, len(rows) + 1))
     assert set(columns(rows, "censored")) <= {censored}
-    assert not any(columns(rows[:-1], "reward")) and not any(columns(rows[:-1], "done"))
+    assert not any(columns(rows[:-1], "reward"))
+    assert not any(columns(rows[:-1], "done"))
     assert columns(rows[-1:], "reward", "done") == [(float(reached), not censored)] * bool(rows)
     assert counted["outcomes"] == sum(columns(rows, "reward"))

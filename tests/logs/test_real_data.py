@@ -1,4 +1,5 @@
-"""The three real logs through `ingest`: nothing is lost, nothing leaks, and a success ends at its outcome."""
+"""The three real logs through `ingest`: nothing is lost, nothing leaks, success ends a "
+"conversation."""
 
 import gzip
 import json
@@ -45,19 +46,25 @@ def ingested(
     grouped = list(open_artifact(out, "trajectories").conversations())
     turns = {rows[0]["conversation_id"]: rows for rows in grouped}
     assert len(turns) == len(grouped), "rows of a conversation are neighbours"
-    return Ingested(request.param, lines, manifest, turns, list(open_artifact(rejects, "rejects").rows()))
+    return Ingested(
+        request.param, lines, manifest, turns, list(open_artifact(rejects, "rejects").rows())
+    )
 
 
 def first_mark(line: dict[str, Any]) -> int | None:
     """Index of the message from which on the outcome was reached."""
-    marks = (number for number, message in enumerate(line["messages"]) if message.get("outcome") == 1)
+    marks = (
+        number for number, message in enumerate(line["messages"]) if message.get("outcome") == 1
+    )
     return next(marks, None)
 
 
 def texts(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Everything that was said, in order."""
     for row in rows:
-        yield from (row[name] for name in ("customer", "sent", "customer_after") if row[name] is not None)
+        yield from (
+            row[name] for name in ("customer", "sent", "customer_after") if row[name] is not None
+        )
 
 
 def test_every_line_is_taken(ingested: Ingested) -> None:
@@ -102,7 +109,7 @@ def test_counts_add_up(ingested: Ingested) -> None:
 
 
 def test_every_word_until_the_outcome_stands_in_the_turns_and_no_other(ingested: Ingested) -> None:
-    """So no private fact of `meta`, `customer_target` among them, is in any text that a policy sees."""
+    """So nothing of `meta`, with its `customer_target`, is in any text that a policy sees."""
     for line in ingested.lines:
         rows = ingested.turns.get(line["conversation_id"])
         if rows is None:
@@ -115,7 +122,16 @@ def test_every_word_until_the_outcome_stands_in_the_turns_and_no_other(ingested:
 
 def test_no_column_holds_a_private_fact(ingested: Ingested) -> None:
     said = {"conversation_id", "customer", "sent", "customer_after"}
-    known = said | {"turn", "outcome_before", "reward", "done", "censored", "customer_time", "sent_time", "split"}
+    known = said | {
+        "turn",
+        "outcome_before",
+        "reward",
+        "done",
+        "censored",
+        "customer_time",
+        "sent_time",
+        "split",
+    }
     for rows in ingested.turns.values():
         for row in rows:
             assert {name for name, value in row.items() if value is not None} <= known

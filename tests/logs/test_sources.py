@@ -1,6 +1,7 @@
 """Files of a log: plain, compressed, by glob, in an artifact; and what is said of broken ones."""
 
 import gzip
+import random
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from iterppo.errors import DataError, UsageError
 from iterppo.logs.sources import find_logs, read_lines
 
-LINES = [b'{"one": 1}', b"{broken", "{\"ü\": \"🙂\"}".encode()]
+LINES = [b'{"one": 1}', b"{broken", '{"ü": "🙂"}'.encode()]
 
 
 @pytest.fixture
@@ -58,18 +59,20 @@ def test_several_compressed_pieces_in_one_file_are_one_log(folder: Path) -> None
 
 
 def test_a_truncated_log_says_at_which_line_it_breaks_off(folder: Path) -> None:
-    # Lines that do not compress, so that the cut falls between lines that were read and lines that were not.
-    lines = [bytes((7 * n * n + k * k * k) % 251 + 4 for k in range(400)) for n in range(2_000)]
-    whole = gzip.compress(b"\n".join(line.replace(b"\n", b"x") for line in lines))
+    # Noise does not compress: the cut falls between lines that were read and lines that were not.
+    noise = random.Random(0)
+    whole = gzip.compress(
+        b"".join(noise.randbytes(400).replace(b"\n", b"x") + b"\n" for _ in range(2_000))
+    )
     Path("cut.gz").write_bytes(whole[: len(whole) // 2])
     read = []
 
     with pytest.raises(DataError, match="whole") as raised:
-        for number, _ in read_lines(Path("cut.gz")):
-            read.append(number)
+        read.extend(number for number, _ in read_lines(Path("cut.gz")))
 
     assert str(raised.value) == (
-        f"cut.gz: line {len(read) + 1}: cannot be read (Compressed file ended before the end-of-stream marker was "
+        f"cut.gz: line {len(read) + 1}: cannot be read (Compressed file ended before the "
+        "end-of-stream marker was "
         "reached). Is the file whole?"
     )
     assert raised.value.exit_status == 3
@@ -81,7 +84,9 @@ def test_a_compressed_log_with_damage_in_it_says_so(folder: Path) -> None:
     whole[12] ^= 0xFF
     Path("bad.gz").write_bytes(whole)
 
-    with pytest.raises(DataError, match=r"^bad\.gz: line 1: cannot be read \(.+\)\. Is the file whole\?$"):
+    with pytest.raises(
+        DataError, match=r"^bad\.gz: line 1: cannot be read \(.+\)\. Is the file whole\?$"
+    ):
         list(read_lines(Path("bad.gz")))
 
 

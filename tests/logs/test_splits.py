@@ -16,8 +16,8 @@ MANY = [f"conversation/{number}" for number in range(20_000)]
 
 
 def test_the_hash_of_a_text_never_changes() -> None:
-    # The first 14 digits that sha256sum prints for "0:star/6", over 2^56. Another value would move conversations
-    # between the splits of logs that were ingested already.
+    # The first 14 digits that sha256sum prints for "0:star/6", over 2^56. Another value would move
+    # conversations between the splits of logs that were ingested already.
     assert unit_hash("star/6", seed=0) == 0.23756737885665613
     assert unit_hash("star/6", seed=1) == 0.7850139390944335
     assert unit_hash("ü\n🙂", seed=0) == 0.15842125249217462

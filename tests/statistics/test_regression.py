@@ -1,0 +1,218 @@
+"""How good a Q̂ is: numbers by hand, identities, and slow references."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iterppo.statistics.regression import auc, calibration_error, explained_variance, q_diagnostics
+
+ONES = np.ones(4)
+SCORES = st.sampled_from([0.0, 0.1, 0.5, 0.5000001, 1.0, -3.0])
+SCORED = st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=25)
+
+
+# --- explained variance --------------------------------------------------------------------------
+
+
+def test_explained_variance_is_that_worked_by_hand() -> None:
+    prediction, target = np.array([0.0, 0.5, 1.0, 1.0]), np.array([0.0, 1.0, 0.0, 1.0])
+
+    # Squared errors 0, 1/4, 1, 0 against 1/4 four times: 1 − 1.25 / 1
+    assert explained_variance(prediction, target, ONES, constant=0.5) == pytest.approx(-0.25)
+    # Weighted 3, 1, 0, 1: errors 1/4 against 5/4
+    weight = np.array([3.0, 1.0, 0.0, 1.0])
+    assert explained_variance(prediction, target, weight, constant=0.5) == pytest.approx(0.8)
+
+
+@given(target=st.lists(st.floats(-5, 5), min_size=1), constant=st.floats(6, 7))
+def test_the_constant_explains_nothing_and_the_truth_all(
+    target: list[float], constant: float
+) -> None:
+    g, w = np.array(target), np.linspace(1, 2, len(target))
+
+    assert explained_variance(np.full_like(g, constant), g, w, constant=constant) == 0
+    assert explained_variance(g, g, w, constant=constant) == 1
+
+
+def test_worse_than_the_constant_is_below_zero() -> None:
+    target = np.array([0.0, 1.0, 0.0, 1.0])
+
+    assert explained_variance(1 - target, target, ONES, constant=0.5) == -3
+
+
+def test_where_the_constant_is_perfect_nothing_is_left_to_explain() -> None:
+    assert math.isnan(explained_variance(ONES * 0.2, ONES, ONES, constant=1.0))
+
+
+# --- AUC -----------------------------------------------------------------------------------------
+
+
+def slow_auc(prediction: list[float], positive: list[bool]) -> float:
+    """Every pair of a positive and a negative, one by one."""
+    wins = [
+        1.0 if p > n else 0.5 if p == n else 0.0
+        for (p, yes), (n, no) in product(zip(prediction, positive, strict=True), repeat=2)
+        if yes and not no
+    ]
+    return sum(wins) / len(wins) if wins else math.nan
+
+
+@pytest.mark.parametrize(
+    ("prediction", "positive", "expected"),
+    [
+        ([0.1, 0.2, 0.3], [False, True, True], 1.0),
+        ([0.3, 0.2, 0.1], [False, True, True], 0.0),
+        ([0.5, 0.5, 0.5], [False, True, True], 0.5),
+        # (2 beats 1, loses to 3), (2 ties 2): (1 + 0 + 1/2) / 3
+        ([2.0, 1.0, 3.0, 2.0], [True, False, False, False], 0.5),
+    ],
+    ids=["perfect", "wrong way round", "all tied", "by hand"],
+)
+def test_auc_is_that_worked_by_hand(
+    prediction: list[float], positive: list[bool], expected: float
+) -> None:
+    assert auc(np.array(prediction), np.array(positive)) == expected
+
+
+@given(scored=SCORED)
+def test_auc_is_the_share_of_pairs_in_order_ties_counting_half(
+    scored: list[tuple[float, bool]],
+) -> None:
+    prediction, positive = (list(column) for column in zip(*scored, strict=True))
+
+    found = auc(np.array(prediction), np.array(positive))
+
+    assert found == pytest.approx(slow_auc(prediction, positive), nan_ok=True)
+    assert auc(np.array(prediction) * 2 + 1, np.array(positive)) == pytest.approx(
+        found, nan_ok=True
+    )
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_auc_of_one_class_is_no_number(positive: bool) -> None:
+    assert math.isnan(auc(np.arange(3.0), np.full(3, positive)))
+
+
+# --- calibration ---------------------------------------------------------------------------------
+
+
+def test_calibration_error_is_that_worked_by_hand() -> None:
+    prediction, target = np.array([0.9, 0.1, 0.7, 0.3]), np.array([1.0, 0.0, 0.0, 0.0])
+
+    # Lower bin 0.1, 0.3 against 0, 0: gap 0.2; upper 0.7, 0.9 against 0, 1: gap 0.3.
+    assert calibration_error(prediction, target, ONES, num_bins=2) == pytest.approx(0.25)
+    # One bin: mean prediction 0.5 against 0.25.
+    assert calibration_error(prediction, target, ONES, num_bins=1) == pytest.approx(0.25)
+    # Weights 1, 0, 0, 3 (lower bin 0.3 against 0 with mass 3, upper 0.9 against 1 with mass 1).
+    weight = np.array([1.0, 0.0, 0.0, 3.0])
+    assert calibration_error(prediction, target, weight, num_bins=2) == pytest.approx(
+        (3 * 0.3 + 0.1) / 4
+    )
+
+
+def test_a_perfect_prediction_is_calibrated_in_as_many_bins_as_one_likes() -> None:
+    target = np.array([0.0, 1.0, 0.5, 1.0, 0.0])
+
+    assert calibration_error(target, target, np.ones(5), num_bins=10) == 0
+
+
+def test_without_weight_there_is_no_calibration() -> None:
+    assert math.isnan(calibration_error(ONES, ONES, ONES * 0))
+
+
+def test_equal_predictions_share_a_bin() -> None:
+    """A constant that is right on average is calibrated, whatever the order of the turns."""
+    target = np.repeat([0.0, 1.0], 50)
+
+    assert calibration_error(np.full(100, 0.5), target, np.ones(100)) == pytest.approx(0, abs=1e-12)
+
+
+@given(scored=SCORED, seed=st.integers(0, 9))
+def test_calibration_does_not_depend_on_the_order_of_the_turns(
+    scored: list[tuple[float, bool]], seed: int
+) -> None:
+    prediction, target = (np.array(column, dtype=float) for column in zip(*scored, strict=True))
+    weight = np.ones(len(scored))
+    order = np.random.default_rng(seed).permutation(len(scored))
+
+    assert calibration_error(prediction[order], target[order], weight) == pytest.approx(
+        calibration_error(prediction, target, weight)
+    )
+
+
+# --- all together --------------------------------------------------------------------------------
+
+
+def turns_of_conversations(
+    noise: float, *, seed: int = 0
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """200 conversations of 5 turns with one return each, and a prediction of it."""
+    generator = np.random.default_rng(seed)
+    target = np.repeat(generator.integers(0, 2, size=200).astype(float), 5)
+    prediction = 0.5 + (1 - noise) * (target - 0.5) + noise * 0.1 * generator.normal(size=1000)
+    return [f"c{number // 5}" for number in range(1000)], prediction, target, np.ones(1000)
+
+
+def test_a_good_q_is_better_than_a_constant_and_noise_is_not() -> None:
+    good, noise = (
+        q_diagnostics(*turns_of_conversations(noise), constant=0.5, samples=200, seed=0)
+        for noise in (0.2, 1.0)
+    )
+
+    assert good["better_than_constant"] is True
+    assert noise["better_than_constant"] is False
+    assert (
+        good["explained_variance_low"]
+        < good["explained_variance"]
+        < good["explained_variance_high"]
+    )
+    assert good["auc"] > 0.99
+    assert noise["auc"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_noise_passes_for_a_better_q_as_rarely_as_the_interval_promises() -> None:
+    """A guess per conversation: that each has 5 turns must not make it look certain."""
+    passed = 0
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        target = np.repeat(generator.integers(0, 2, size=60).astype(float), 5)
+        prediction = 0.5 + np.repeat(generator.normal(scale=0.05, size=60), 5)
+        found = q_diagnostics(
+            [str(n // 5) for n in range(300)],
+            prediction,
+            target,
+            np.ones(300),
+            constant=0.5,
+            samples=200,
+            seed=seed,
+        )
+        passed += bool(found["better_than_constant"])
+
+    # At most 2.5 % are promised; 6 or more of 60 would have a probability of 0.4 %.
+    assert passed < 6
+
+
+def test_the_diagnostics_hold_the_plain_numbers() -> None:
+    ids, prediction, target, weight = (
+        ["a", "a", "b", "c"],
+        [0.5, 1.0, 0.0, 0.5],
+        [1.0, 1.0, 0.0, 0.0],
+        [1, 1, 2, 0],
+    )
+
+    found = q_diagnostics(ids, prediction, target, weight, constant=0.25, samples=10, seed=0)
+
+    assert found["num_turns"] == 4
+    assert found["num_conversations"] == 3
+    assert found["constant"] == 0.25
+    assert found["return_mean"] == pytest.approx(2 / 4)
+    assert found["q_mean"] == pytest.approx(1.5 / 4)
+    assert found["mse"] == pytest.approx(0.25 / 4)
+    assert found["mse_constant"] == pytest.approx((2 * 0.75**2 + 2 * 0.25**2) / 4)
+    assert found["explained_variance"] == pytest.approx(1 - 0.25 / 1.25)
+    # Positives 0.5 and 1.0 against 0.0 and 0.5: three pairs won and one tied.
+    assert found["auc"] == pytest.approx(3.5 / 4)
