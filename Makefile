@@ -95,8 +95,10 @@ round: $(ROUND)/export/$(MADE) ## One round on files: ROUND=runs/star/000 LOGS='
 $(ROUND)/trajectories/$(MADE): $(wildcard $(LOGS)) $(READY)
 	$(ITERPPO) ingest '$(LOGS)' --round $(ROUND) $(FLAGS)
 
+ifndef KEEP_INIT
 $(ROUND)/init/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
 	$(ITERPPO) init --round $(ROUND) $(FLAGS)
+endif
 
 $(ROUND)/returns/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
 	$(ITERPPO) returns --round $(ROUND) $(FLAGS)
@@ -121,8 +123,7 @@ start: $(VENV)/.installed ## π_0 for RUN: the environment's scripted logs, clon
 loop: start ## ROUNDS rounds in an environment: hold conversations, improve, repeat; then compare all policies
 	@set -e; for k in $$(seq -f %03g 0 $$(($(ROUNDS) - 1))); do \
 		$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$k $(FLAGS); \
-		if [ $$k = 000 ]; then touch $(RUN)/000/init/$(MADE); fi; \
-		$(MAKE) --no-print-directory round ROUND=$(RUN)/$$k LOGS=$(RUN)/$$k/log/log.jsonl; \
+		$(MAKE) --no-print-directory round ROUND=$(RUN)/$$k KEEP_INIT=yes; \
 	done; \
 	last=$$(printf %03d $(ROUNDS)); \
 	$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$last $(FLAGS); \

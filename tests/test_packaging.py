@@ -73,6 +73,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "tests").mkdir()
     (source / "tests" / "__init__.py").touch()
     shutil.copy(ROOT / "pyproject.toml", source)
+    shutil.copy(ROOT / "README.md", source)
     target = tmp_path_factory.mktemp("wheel")
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir"]
     command = [sys.executable, "-m", "pip", "wheel", *options, str(target), str(source)]

@@ -81,7 +81,7 @@ def pairs() -> list[tuple[str, str]]:
 def make_policy(
     tmp_path_factory: pytest.TempPathFactory, renderer: Renderer, pairs: list[tuple[str, str]]
 ) -> MakePolicy:
-    """Makes the folder of a tiny policy, cloned from `pairs` where `steps` is not 0."""
+    """Makes the folder of a tiny policy; with `steps`, it was taught `taught` (else `pairs`)."""
     made: dict[tuple[Any, ...], Path] = {}
 
     def make(
@@ -91,8 +91,9 @@ def make_policy(
         max_new_tokens: int = 6,
         attention_dropout: float = 0.0,
         seed: int = 0,
+        taught: tuple[tuple[str, str], ...] | None = None,
     ) -> Path:
-        key = (steps, temperature, max_new_tokens, attention_dropout, seed)
+        key = (steps, temperature, max_new_tokens, attention_dropout, seed, taught)
         if key in made:
             return made[key]
         torch.manual_seed(seed)
@@ -105,7 +106,7 @@ def make_policy(
         if steps:
             examples = [
                 example
-                for asked, answer in pairs
+                for asked, answer in taught or pairs
                 for example in examples_of(
                     list(
                         decisions(
