@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -327,6 +328,9 @@ def schema(
 
 def main() -> None:
     """Entry point: errors of ours become one line on standard error and an exit status."""
+    # Threads that wait must not spin: beside another busy process that costs more than half of the speed. Read by
+    # OpenMP when torch is imported, hence here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a C locale must not turn π into a traceback
