@@ -4,7 +4,8 @@
     <name>/…                     files beside them (a checkpoint, metrics.json)
     <name>/manifest.json         written last, before one rename of the whole folder
 
-The manifest holds the lineage: what made the artifact, from which inputs (by content), with which configuration.
+The manifest holds the lineage: what made the artifact, from which inputs (by content), with which
+configuration.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class FileRecord(BaseModel):
 
 
 class InputRecord(BaseModel):
-    """An input of a stage, by content. `path` is how it was named and takes no part in any comparison."""
+    """An input of a stage, by content. `path` is how it was named and takes no part in any
+    comparison."""
 
     model_config = ConfigDict(frozen=True)
     path: str
@@ -75,7 +77,8 @@ class Manifest(BaseModel):
     counts: dict[str, int]
     """What went in and what came out, so that nothing disappears unseen."""
     metrics: dict[str, float | bool | str | None]
-    """The few results that a reader looks for first; null where there is no number (an AUC of one class)."""
+    """The few results that a reader looks for first; null where there is no number (an AUC of one
+    class)."""
     inputs: dict[str, InputRecord]
     files: dict[str, FileRecord]
     digest: str
@@ -96,13 +99,18 @@ def file_digest(path: Path) -> str:
 
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON value, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
 
 
 @functools.cache
 def code_digest() -> str:
     """Digest of the package's own source: changed code makes an artifact out of date."""
-    roots = (Path(iterppo.__file__).parent, Path(importlib.import_module("iterppo.stages").__file__ or "").parent)
+    roots = (
+        Path(iterppo.__file__).parent,
+        Path(importlib.import_module("iterppo.stages").__file__ or "").parent,
+    )
     sources = {
         f"{root.name}/{path.relative_to(root)}": file_digest(path)
         for root in roots
@@ -130,7 +138,8 @@ def fingerprint(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Inpu
 
 
 class Artifact:
-    """An artifact that was opened: its manifest is valid and, unless told otherwise, so is every file."""
+    """An artifact that was opened: its manifest is valid and, unless told otherwise, so is every
+    file."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
@@ -138,11 +147,15 @@ class Artifact:
 
     def record(self) -> InputRecord:
         """This artifact as the input of a stage."""
-        return InputRecord(path=str(self.path), kind=self.manifest.kind, digest=self.manifest.digest)
+        return InputRecord(
+            path=str(self.path), kind=self.manifest.kind, digest=self.manifest.digest
+        )
 
     def parts(self) -> list[Path]:
         """The Parquet parts, in order."""
-        names = sorted(n for n in self.manifest.files if n.startswith("part-") and n.endswith(".parquet"))
+        names = sorted(
+            n for n in self.manifest.files if n.startswith("part-") and n.endswith(".parquet")
+        )
         return [self.path / name for name in names]
 
     def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -174,17 +187,25 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
     """The manifest of the artifact at `path`.
 
     Raises:
-        ArtifactError: If there is none, it is not iterppo's, or it is of another kind or an unknown version.
+        ArtifactError: If there is none, it is not iterppo's, or it is of another kind or an unknown
+        version.
     """
     wanted = f"an artifact of kind {kind}" if kind else "an artifact"
     if not path.exists():
-        raise ArtifactError(f"{path}: not found, expected {wanted}. Run the stage that makes it first.")
+        raise ArtifactError(
+            f"{path}: not found, expected {wanted}. Run the stage that makes it first."
+        )
     if not (path / MANIFEST).is_file():
-        raise ArtifactError(f"{path}: no {MANIFEST}, so not {wanted}. Check the path, or run the stage that makes it.")
+        raise ArtifactError(
+            f"{path}: no {MANIFEST}, so not {wanted}. Check the path, or run the stage that makes "
+            "it."
+        )
     try:
         content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path / MANIFEST}: damaged ({error}). Make the artifact again with --force.") from None
+        raise ArtifactError(
+            f"{path / MANIFEST}: damaged ({error}). Make the artifact again with --force."
+        ) from None
     if not isinstance(content, dict) or content.get("format") != "iterppo":
         raise ArtifactError(f"{path / MANIFEST}: not written by iterppo. Check the path.")
     found, version = content.get("kind"), content.get("version")
@@ -194,7 +215,8 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
     if version not in known:
         raise ArtifactError(
             f"{path}: is {found}@{version}, this iterppo {iterppo.__version__} reads "
-            f"{', '.join(f'{found}@{v}' for v in known) or 'no such kind'}. Update iterppo, or make the artifact again."
+            f"{', '.join(f'{found}@{v}' for v in known) or 'no such kind'}. Update iterppo, or "
+            "make the artifact again."
         )
     try:
         return Manifest.model_validate(content)
@@ -202,7 +224,8 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
         raise ArtifactError(
-            f"{path / MANIFEST}: damaged, {where}: {first['msg']}. Make the artifact again with --force."
+            f"{path / MANIFEST}: damaged, {where}: {first['msg']}. Make the artifact again with "
+            "--force."
         ) from None
 
 
@@ -217,10 +240,13 @@ def open_artifact(path: Path, kind: str | None = None, *, verify: bool = True) -
         for name, record in manifest.files.items():
             file = path / name
             if not file.is_file():
-                raise ArtifactError(f"{file}: missing, listed in {MANIFEST}. Make the artifact again with --force.")
+                raise ArtifactError(
+                    f"{file}: missing, listed in {MANIFEST}. Make the artifact again with --force."
+                )
             if file.stat().st_size != record.size_bytes or file_digest(file) != record.sha256:
                 raise ArtifactError(
-                    f"{file}: damaged, its content does not match {MANIFEST}. Make the artifact again with --force."
+                    f"{file}: damaged, its content does not match {MANIFEST}. Make the artifact "
+                    "again with --force."
                 )
     return Artifact(path, manifest)
 
@@ -239,11 +265,18 @@ def is_up_to_date(path: Path, expected_fingerprint: str) -> bool:
 class ArtifactWriter:
     """Writes one artifact into a hidden folder beside `out`, and renames it when it is whole.
 
-    Use as a context manager; leaving it by an exception removes what was written and leaves `out` as it was.
+    Use as a context manager; leaving it by an exception removes what was written and leaves `out`
+    as it was.
     """
 
     def __init__(
-        self, out: Path, *, kind: str, stage: str, config: BaseModel, inputs: Mapping[str, InputRecord]
+        self,
+        out: Path,
+        *,
+        kind: str,
+        stage: str,
+        config: BaseModel,
+        inputs: Mapping[str, InputRecord],
     ) -> None:
         self.out = out
         self.kind = kind
@@ -268,11 +301,16 @@ class ArtifactWriter:
             _sweep(self.out)
             self.folder.mkdir()
         except OSError as error:
-            raise UsageError(f"{self.out}: cannot be written there ({error}). Choose another --out.") from None
+            raise UsageError(
+                f"{self.out}: cannot be written there ({error}). Choose another --out."
+            ) from None
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if kind is not None:
             self._abandon()
@@ -302,7 +340,9 @@ class ArtifactWriter:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file beside the rows."""
-        text = json.dumps(_strict(value), indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False)
+        text = json.dumps(
+            _strict(value), indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False
+        )
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
 
     def _flush(self) -> None:
@@ -334,8 +374,10 @@ class ArtifactWriter:
         self._num_parts += 1
 
     def _finish(self) -> None:
-        if self._row is not None and (self._pending or (self._writer is None and self._num_parts == 0)):
-            self._flush()  # an artifact without rows still has one part, so that its columns can be read
+        if self._row is not None and (
+            self._pending or (self._writer is None and self._num_parts == 0)
+        ):
+            self._flush()  # without rows there is still one part, so that the columns can be read
         if self._writer is not None:
             self._close_part()
         files = {
@@ -364,14 +406,17 @@ class ArtifactWriter:
         )
         for name in files:
             _sync(self.folder / name)
-        (self.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (self.folder / MANIFEST).write_text(
+            manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
+        )
         _sync(self.folder / MANIFEST)
         _replace(self.folder, self.out)
         self.manifest = manifest
 
 
 def _strict(value: Any) -> Any:
-    """A JSON value in which null stands for what is no number: JSON knows neither NaN nor infinity."""
+    """A JSON value in which null stands for what is no number: JSON knows neither NaN nor
+    infinity."""
     if isinstance(value, Mapping):
         return {key: _strict(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -396,7 +441,8 @@ def _sync(path: Path) -> None:
 
 
 def _replace(new: Path, out: Path) -> None:
-    """Put `new` in the place of `out`. A kill between the renames leaves no artifact rather than half of one."""
+    """Put `new` in the place of `out`. A kill between the renames leaves no artifact rather than
+    half of one."""
     old = out.parent / f".{out.name}.old-{os.getpid()}"
     if out.exists():
         out.rename(old)
@@ -406,7 +452,8 @@ def _replace(new: Path, out: Path) -> None:
 
 
 def _sweep(out: Path) -> None:
-    """Remove what killed runs left beside `out`; folders of processes that still live are not touched."""
+    """Remove what killed runs left beside `out`; folders of processes that still live are not
+    touched."""
     for mark in (".tmp-", ".old-"):
         for leftover in out.parent.glob(f".{glob.escape(out.name)}{mark}*"):
             pid = leftover.name.rpartition("-")[2]
@@ -436,4 +483,7 @@ def _refuse_foreign(out: Path, kind: str) -> None:
     except (OSError, ValueError, AttributeError):
         same = False
     if not same:
-        raise UsageError(f"{out}: exists and is not an artifact of kind {kind}, so it is not replaced. Choose another --out.")
+        raise UsageError(
+            f"{out}: exists and is not an artifact of kind {kind}, so it is not replaced. Choose "
+            "another --out."
+        )

@@ -1,10 +1,12 @@
-"""The command line: one function a command. Light imports only; a stage is imported when it runs."""
+"""The command line: one function a command. Light imports only; a stage is imported when it
+runs."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 
 from iterppo import __version__
 from iterppo.errors import IterPPOError
+from iterppo.pipeline import STAGES
 
 app = typer.Typer(
     name="iterppo",
@@ -23,7 +26,8 @@ app = typer.Typer(
 )
 
 Round = Annotated[
-    Path | None, typer.Option("--round", help="Round folder, as runs/shop/003: names inputs and outputs.")
+    Path | None,
+    typer.Option("--round", help="Round folder, as runs/shop/003: names inputs and outputs."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the artifact to write.")]
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file, a section per stage.")]
@@ -33,13 +37,16 @@ Settings = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Make it again although it is up to date.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Trajectories = Annotated[Path | None, typer.Option("--trajectories", help="Trajectories artifact.")]
-Policy = Annotated[Path | None, typer.Option("--policy", help="Policy artifact: the one that made the logs.")]
+Policy = Annotated[
+    Path | None, typer.Option("--policy", help="Policy artifact: the one that made the logs.")
+]
 
 
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    # The DeepSpeed launcher writes --local_rank=N before the subcommand; the rank is read from LOCAL_RANK.
+    # The DeepSpeed launcher writes --local_rank=N before the subcommand; the rank is read from
+    # LOCAL_RANK.
     local_rank: Annotated[int, typer.Option("--local_rank", hidden=True)] = 0,
 ) -> None:
     """Options before the command."""
@@ -83,12 +90,17 @@ def _run(
         typer.echo(summary(path, manifest))
 
 
-@app.command(help="Hold conversations of a policy in an environment: a log that ingest reads.")
+@app.command(help=STAGES["rollout"].help)
 def rollout(
     policy: Annotated[
-        str | None, typer.Option("--policy", help="Policy artifact or export, or `scripted`: the environment's own.")
+        str | None,
+        typer.Option(
+            "--policy", help="Policy artifact or export, or `scripted`: the environment's own."
+        ),
     ] = None,
-    env: Annotated[str | None, typer.Option("--env", help="Environment: a name, or module:factory.")] = None,
+    env: Annotated[
+        str | None, typer.Option("--env", help="Environment: a name, or module:factory.")
+    ] = None,
     out: Out = None,
     round_folder: Round = None,
     config: Config = None,
@@ -112,13 +124,16 @@ def rollout(
     )
 
 
-@app.command(help="Read conversation logs into turns with rewards; what cannot be read goes to rejects.")
+@app.command(help=STAGES["ingest"].help)
 def ingest(
     logs: Annotated[
-        list[str] | None, typer.Argument(help="JSON Lines files (also .gz), globs, or log artifacts.")
+        list[str] | None,
+        typer.Argument(help="JSON Lines files (also .gz), globs, or log artifacts."),
     ] = None,
     out: Out = None,
-    rejects: Annotated[Path | None, typer.Option("--rejects", help="Folder of the rejects artifact.")] = None,
+    rejects: Annotated[
+        Path | None, typer.Option("--rejects", help="Folder of the rejects artifact.")
+    ] = None,
     round_folder: Round = None,
     config: Config = None,
     settings: Settings = None,
@@ -141,10 +156,12 @@ def ingest(
     )
 
 
-@app.command(help="Make π_0: a Hugging Face model with a prompt, or a small model trained from scratch on the log.")
+@app.command(help=STAGES["init"].help)
 def init(
     trajectories: Trajectories = None,
-    model: Annotated[str | None, typer.Option("--model", help="`scratch`, a folder, or a hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="`scratch`, a folder, or a hub id.")
+    ] = None,
     out: Out = None,
     round_folder: Round = None,
     config: Config = None,
@@ -165,7 +182,7 @@ def init(
     )
 
 
-@app.command(help="Compute the Monte Carlo return of every turn.")
+@app.command(help=STAGES["returns"].help)
 def returns(
     trajectories: Trajectories = None,
     out: Out = None,
@@ -188,7 +205,7 @@ def returns(
     )
 
 
-@app.command("fit-q", help="Fit Q^π: the return as a function of state and action, with held-out diagnostics.")
+@app.command("fit-q", help=STAGES["fit-q"].help)
 def fit_q(
     trajectories: Trajectories = None,
     returns: Annotated[Path | None, typer.Option("--returns", help="Returns artifact.")] = None,
@@ -213,7 +230,7 @@ def fit_q(
     )
 
 
-@app.command(help="Build a single-turn prompt from every non-terminal state.")
+@app.command(help=STAGES["prompts"].help)
 def prompts(
     trajectories: Trajectories = None,
     policy: Policy = None,
@@ -237,7 +254,7 @@ def prompts(
     )
 
 
-@app.command(help="Improve the policy by token-level PPO with Q as the reward.")
+@app.command(help=STAGES["ppo"].help)
 def ppo(
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Prompts artifact.")] = None,
     q: Annotated[Path | None, typer.Option("--q", help="Q artifact: the reward.")] = None,
@@ -262,11 +279,14 @@ def ppo(
     )
 
 
-@app.command(help="Write the policy as a Hugging Face folder that transformers and vLLM serve as it is.")
+@app.command(help=STAGES["export"].help)
 def export(
-    policy: Annotated[Path | None, typer.Option("--policy", help="Policy artifact to export.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="Policy artifact to export.")
+    ] = None,
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="Prompts artifact: the check completes one of them.")
+        Path | None,
+        typer.Option("--prompts", help="Prompts artifact: the check completes one of them."),
     ] = None,
     out: Out = None,
     round_folder: Round = None,
@@ -288,7 +308,9 @@ def export(
     )
 
 
-@app.command(help="Compare the outcome rates of two or more trajectories artifacts, the first as the base.")
+@app.command(
+    help="Compare the outcome rates of two or more trajectories artifacts, the first as the base."
+)
 def compare(
     trajectories: Annotated[list[Path], typer.Argument(help="Trajectories artifacts.")],
     as_json: Json = False,
@@ -314,7 +336,9 @@ def inspect(
 
 @app.command(help="Print the published contract of an artifact kind.")
 def schema(
-    kind: Annotated[str | None, typer.Argument(help="Kind, as trajectories; none: list the kinds.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="Kind, as trajectories; none: list the kinds.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print a contract."""
@@ -328,12 +352,15 @@ def schema(
 
 def main() -> None:
     """Entry point: errors of ours become one line on standard error and an exit status."""
-    # Threads that wait must not spin: beside another busy process that costs more than half of the speed. Read by
-    # OpenMP when torch is imported, hence here.
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their developers
+    # Threads that wait must not spin: beside another busy process that costs more than half of the
+    # speed. Read by OpenMP when torch is imported, hence here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a C locale must not turn π into a traceback
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a C locale must not turn π into a traceback
     try:
         app()
     except IterPPOError as error:

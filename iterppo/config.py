@@ -1,8 +1,9 @@
-"""Configuration: one frozen class per stage, from TOML and `--set`, checked before anything heavy is imported.
+"""Configuration: one frozen class per stage, from TOML and `--set`, checked before anything heavy
+is imported.
 
-    seed = 7                 # for every stage that does not name its own
-    [fit-q]
-    learning_rate = 3e-4
+seed = 7                 # for every stage that does not name its own
+[fit-q]
+learning_rate = 3e-4
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ CountOrZero = Annotated[int, Field(ge=0)]
 class StageConfig(BaseModel):
     """What every stage's configuration has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything random in the stage; numpy takes no larger one."""
@@ -37,9 +40,11 @@ class IngestConfig(StageConfig):
     """Logs to trajectories."""
 
     heldout: Share = 0.2
-    """Share of the conversations kept out of every fit, chosen by a hash of seed and conversation id."""
+    """Share of the conversations kept out of every fit, chosen by a hash of seed and conversation
+    id."""
     on_reject: Literal["keep", "fail"] = "keep"
-    """`fail`: end with exit status 3 if any line is not taken; the rejects are written either way."""
+    """`fail`: end with exit status 3 if any line is not taken; the rejects are written either
+    way."""
 
 
 class ReturnsConfig(StageConfig):
@@ -79,7 +84,8 @@ class InitConfig(StageConfig):
     learning_rate: Positive = 2e-3
     """Peak learning rate; linear warm-up over 5 % of the steps, cosine decay to zero (scratch)."""
     context_weight: Share = 1.0
-    """Weight of all other tokens in the loss; the actions have weight 1. Q starts from what was learned here (scratch)."""
+    """Weight of all other tokens in the loss; the actions have weight 1. Q starts from what was
+    learned here (scratch)."""
 
 
 class FitQConfig(StageConfig):
@@ -144,7 +150,8 @@ class PPOConfig(StageConfig):
     whiten_advantages: bool = True
     """Scale the advantages of an update to mean 0 and standard deviation 1."""
     critic_samples: CountOrZero = 512
-    """Completions of the first policy that the value head is fitted on before the first update; 0: it starts at zero."""
+    """Completions of the first policy that the value head is fitted on before the first update; 0:
+    it starts at zero."""
     max_gradient_norm: Positive = 1.0
     """Clipping of the gradient's norm."""
 
@@ -180,9 +187,11 @@ def load_config(
     settings: Sequence[str] = (),
     sections: Mapping[str, type[StageConfig]],
 ) -> StageConfig:
-    """The resolved configuration of a stage: defaults, then the file, then `--set section.key=value`.
+    """The resolved configuration of a stage: defaults, then the file, then `--set
+    section.key=value`.
 
-    Every section of the file is checked, not only the stage's own: a typo is found by the first stage of a round.
+    Every section of the file is checked, not only the stage's own: a typo is found by the first
+    stage of a round.
 
     Raises:
         UsageError: Unknown section or key, or a value out of range; the message names file and key.
@@ -214,22 +223,30 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: {error}.") from None
 
 
-def _check_sections(content: Mapping[str, Any], sections: Mapping[str, type[StageConfig]], *, source: str) -> None:
+def _check_sections(
+    content: Mapping[str, Any], sections: Mapping[str, type[StageConfig]], *, source: str
+) -> None:
     for name, value in content.items():
         if name == "seed":
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UsageError(f"{source}: seed: must be an integer, is {value!r}.")
         elif name not in sections:
-            raise UsageError(f"{source}: unknown section {name!r}.{_did_you_mean(name, [*sections, 'seed'])}")
+            raise UsageError(
+                f"{source}: unknown section {name!r}.{_did_you_mean(name, [*sections, 'seed'])}"
+            )
         elif not isinstance(value, dict):
             raise UsageError(f"{source}: {name!r} is a section, write [{name}].")
 
 
-def _apply_setting(merged: dict[str, Any], setting: str, sections: Mapping[str, type[StageConfig]]) -> None:
+def _apply_setting(
+    merged: dict[str, Any], setting: str, sections: Mapping[str, type[StageConfig]]
+) -> None:
     path, equals, text = setting.partition("=")
     section, dot, key = path.strip().partition(".")
     if not equals or (not dot and section != "seed"):
-        raise UsageError(f"--set {setting}: write section.key=value, as in --set ppo.clip=0.1, or seed=1.")
+        raise UsageError(
+            f"--set {setting}: write section.key=value, as in --set ppo.clip=0.1, or seed=1."
+        )
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
@@ -239,12 +256,16 @@ def _apply_setting(merged: dict[str, Any], setting: str, sections: Mapping[str, 
         merged["seed"] = value
         return
     if section not in sections:
-        raise UsageError(f"--set {setting}: unknown section {section!r}.{_did_you_mean(section, list(sections))}")
+        raise UsageError(
+            f"--set {setting}: unknown section {section!r}.{_did_you_mean(section, list(sections))}"
+        )
     merged[section] = {**merged.get(section, {}), key: value}
     _validate(sections[section], {key: value}, section=section, source="--set")
 
 
-def _validate(cls: type[StageConfig], values: Mapping[str, Any], *, section: str, source: str) -> StageConfig:
+def _validate(
+    cls: type[StageConfig], values: Mapping[str, Any], *, section: str, source: str
+) -> StageConfig:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
@@ -252,8 +273,12 @@ def _validate(cls: type[StageConfig], values: Mapping[str, Any], *, section: str
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = [field.alias or name for name, field in cls.model_fields.items()]
-            raise UsageError(f"{source}: unknown key {section}.{key}.{_did_you_mean(key, known)}") from None
-        raise UsageError(f"{source}: {section}.{key}: {first['msg']}, is {first['input']!r}.") from None
+            raise UsageError(
+                f"{source}: unknown key {section}.{key}.{_did_you_mean(key, known)}"
+            ) from None
+        raise UsageError(
+            f"{source}: {section}.{key}: {first['msg']}, is {first['input']!r}."
+        ) from None
 
 
 def _did_you_mean(word: str, known: list[str]) -> str:

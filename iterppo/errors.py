@@ -1,7 +1,8 @@
 """Every error a user can meet: one base class, and per kind of trouble an exit status.
 
-The message is one line: what is wrong, where, what to do. Each class takes the message alone, so that errors survive
-pickling (torchrun sends them between processes), and also inherits the builtin that it stands for.
+The message is one line: what is wrong, where, what to do. Each class takes the message alone, so
+that errors survive pickling (torchrun sends them between processes), and also inherits the builtin
+that it stands for.
 """
 
 

@@ -18,7 +18,7 @@ from iterppo.artifact import (
 )
 from iterppo.config import InitConfig, StageConfig, load_config
 from iterppo.errors import UsageError
-from iterppo.pipeline import BEHAVIOUR, SECTIONS, STAGES, Stage, resolve
+from iterppo.pipeline import BEHAVIOUR, STAGES, Stage, resolve, sections
 
 
 def execute(
@@ -41,11 +41,15 @@ def execute(
         IterPPOError: Anything that is the user's to mend.
     """
     stage = STAGES[name]
-    config = load_config(name, stage.config, file=config_file, settings=settings, sections=SECTIONS)
+    config = load_config(
+        name, stage.config, file=config_file, settings=settings, sections=sections()
+    )
     arguments: dict[str, Any] = {}
     for slot in stage.writes:
         option = "--out" if slot.name == "out" else f"--{slot.name}"
-        arguments[slot.name] = resolve(slot, outputs.get(slot.name), round_folder, option=option, stage=name)
+        arguments[slot.name] = resolve(
+            slot, outputs.get(slot.name), round_folder, option=option, stage=name
+        )
     given = dict(extra)
     if name == "ingest":
         from iterppo.logs.sources import LOG_FILE, find_logs
@@ -53,7 +57,9 @@ def execute(
         given["logs"] = find_logs(given["logs"], round_folder)
         for log in given["logs"]:
             if log.name == LOG_FILE and (log.parent / MANIFEST).exists():
-                open_artifact(log.parent, "log")  # a rollout's log is an artifact, and may be damaged as any other
+                open_artifact(
+                    log.parent, "log"
+                )  # a rollout's log is an artifact, and may be damaged as any other
     for slot in stage.reads:
         if given.get("scripted"):
             arguments[slot.name] = None
@@ -82,20 +88,23 @@ def _refuse_one_place_twice(stage: Stage, arguments: Mapping[str, Path | None]) 
         before = seen.setdefault(path.resolve(), name)
         if before != name and name in written:
             raise UsageError(
-                f"{stage.name}: {arguments[before]} is named twice. Give --{before} and --{name} places of their own."
+                f"{stage.name}: {arguments[before]} is named twice. Give --{before} and --{name} "
+                "places of their own."
             )
 
 
 def input_records(
     stage: Stage, arguments: Mapping[str, Any], given: Mapping[str, Any], config: StageConfig
 ) -> dict[str, InputRecord]:
-    """The inputs of a stage by content; the check that each is of the right kind happens here, before torch."""
+    """The inputs of a stage by content; the check that each is of the right kind happens here,
+    before torch."""
     records: dict[str, InputRecord] = {}
     for slot in stage.reads:
         path = arguments[slot.name]
         if path is None:
             continue
-        # Conversations are held by an export as often as by a training artifact; both hold the same model.
+        # Conversations are held by an export as often as by a training artifact; both hold the same
+        # model.
         manifest = read_manifest(path, None if slot.place == BEHAVIOUR else slot.kind)
         if manifest.kind not in (slot.kind, "export"):
             read_manifest(path, slot.kind)  # raises with the message for a wrong kind
@@ -104,8 +113,11 @@ def input_records(
     if isinstance(config, InitConfig):
         if config.model == "scratch" and arguments.get("trajectories") is None:
             raise UsageError(
-                "init: a model from scratch is trained on a log. Name --trajectories, --round, or --model FOLDER."
+                "init: a model from scratch is trained on a log. Name --trajectories, --round, or "
+                "--model FOLDER."
             )
         if Path(config.model).is_dir():
-            records |= file_records("model", sorted(p for p in Path(config.model).iterdir() if p.is_file()))
+            records |= file_records(
+                "model", sorted(p for p in Path(config.model).iterdir() if p.is_file())
+            )
     return records

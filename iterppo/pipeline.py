@@ -1,7 +1,8 @@
 """THE table of stages: what each reads, writes and is configured by.
 
-The command line, the README's table, the Makefile's order and the tests derive from `STAGES`. Within a round folder
-every artifact has a fixed place, so `--round runs/shop/003` names all inputs and outputs of a stage.
+The command line, the README's table, the Makefile's order and the tests derive from `STAGES`.
+Within a round folder every artifact has a fixed place, so `--round runs/shop/003` names all inputs
+and outputs of a stage.
 """
 
 from __future__ import annotations
@@ -10,20 +11,12 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from iterppo.config import (
-    ExportConfig,
-    FitQConfig,
-    IngestConfig,
-    InitConfig,
-    PPOConfig,
-    PromptsConfig,
-    ReturnsConfig,
-    RolloutConfig,
-    StageConfig,
-)
 from iterppo.errors import UsageError
+
+if TYPE_CHECKING:
+    from iterppo.config import StageConfig
 
 
 @dataclass(frozen=True)
@@ -47,10 +40,19 @@ class Stage:
 
     name: str
     help: str
-    config: type[StageConfig]
+    config_name: str
+    """Its class in `iterppo.config`, by name: the table alone must be quick to read."""
     reads: tuple[Slot, ...]
     writes: tuple[Slot, ...]
     """The first is the main one: `--out`."""
+
+    @property
+    def config(self) -> type[StageConfig]:
+        """The configuration's class."""
+        found: type[StageConfig] = getattr(
+            importlib.import_module("iterppo.config"), self.config_name
+        )
+        return found
 
     @property
     def run(self) -> Callable[..., Any]:
@@ -68,81 +70,93 @@ _ORDER = (
     Stage(
         "rollout",
         "Hold conversations of a policy in an environment: a log that ingest reads.",
-        RolloutConfig,
+        "RolloutConfig",
         reads=(_BEHAVIOUR_POLICY,),
         writes=(Slot("out", "log", "log"),),
     ),
     Stage(
         "ingest",
         "Read conversation logs into turns with rewards; what cannot be read goes to rejects.",
-        IngestConfig,
+        "IngestConfig",
         reads=(),
         writes=(Slot("out", "trajectories", "trajectories"), Slot("rejects", "rejects", "rejects")),
     ),
     Stage(
         "init",
-        "Make π_0: a Hugging Face model with a prompt, or a small model trained from scratch on the log.",
-        InitConfig,
+        "Make π_0: a Hugging Face model with a prompt, or a small model trained from scratch on "
+        "the log.",
+        "InitConfig",
         reads=(Slot("trajectories", "trajectories", "trajectories", optional=True),),
         writes=(Slot("out", "policy", "init"),),
     ),
     Stage(
         "returns",
         "Compute the Monte Carlo return of every turn.",
-        ReturnsConfig,
+        "ReturnsConfig",
         reads=(_TRAJECTORIES,),
         writes=(Slot("out", "returns", "returns"),),
     ),
     Stage(
         "fit-q",
         "Fit Q^π: the return as a function of state and action, with held-out diagnostics.",
-        FitQConfig,
+        "FitQConfig",
         reads=(_TRAJECTORIES, Slot("returns", "returns", "returns"), _BEHAVIOUR_POLICY),
         writes=(Slot("out", "q", "q"),),
     ),
     Stage(
         "prompts",
         "Build a single-turn prompt from every non-terminal state.",
-        PromptsConfig,
+        "PromptsConfig",
         reads=(_TRAJECTORIES, _BEHAVIOUR_POLICY),
         writes=(Slot("out", "prompts", "prompts"),),
     ),
     Stage(
         "ppo",
         "Improve the policy by token-level PPO with Q as the reward.",
-        PPOConfig,
+        "PPOConfig",
         reads=(Slot("prompts", "prompts", "prompts"), Slot("q", "q", "q"), _BEHAVIOUR_POLICY),
         writes=(Slot("out", "policy", "policy"),),
     ),
     Stage(
         "export",
         "Write the policy as a Hugging Face folder that transformers and vLLM serve as it is.",
-        ExportConfig,
-        reads=(Slot("policy", "policy", "policy"), Slot("prompts", "prompts", "prompts", optional=True)),
+        "ExportConfig",
+        reads=(
+            Slot("policy", "policy", "policy"),
+            Slot("prompts", "prompts", "prompts", optional=True),
+        ),
         writes=(Slot("out", "export", "export"),),
     ),
 )
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _ORDER}
-SECTIONS: dict[str, type[StageConfig]] = {stage.name: stage.config for stage in _ORDER}
-"""Sections of a configuration file."""
+
+
+def sections() -> dict[str, type[StageConfig]]:
+    """Sections of a configuration file: one per stage."""
+    return {stage.name: stage.config for stage in _ORDER}
 
 
 def previous_round(round_folder: Path) -> Path | None:
-    """`runs/shop/002` for `runs/shop/003`; None for round 0 and for folders that are not numbered."""
+    """`runs/shop/002` for `runs/shop/003`; None for round 0 and for folders that are not
+    numbered."""
     if round_folder.name in ("", ".."):
         round_folder = round_folder.resolve()  # `--round .` from within the round
     name = round_folder.name
     if not name.isdecimal() or int(name) == 0:
         return None
-    padded, plain = (round_folder.parent / text for text in (str(int(name) - 1).zfill(len(name)), str(int(name) - 1)))
+    padded, plain = (
+        round_folder.parent / text
+        for text in (str(int(name) - 1).zfill(len(name)), str(int(name) - 1))
+    )
     return plain if plain.exists() and not padded.exists() else padded
 
 
 def place(slot: Slot, round_folder: Path) -> Path:
     """Where a slot's artifact lies by convention.
 
-    The behaviour policy of a round is the previous round's `policy`; of a first round it is its own `init`.
+    The behaviour policy of a round is the previous round's `policy`; of a first round it is its own
+    `init`.
     """
     if slot.place != BEHAVIOUR:
         return round_folder / slot.place
@@ -167,4 +181,6 @@ def resolve(
         return path if path.exists() or not slot.optional else None
     if slot.optional:
         return None
-    raise UsageError(f"{stage}: {option} is missing. Name it, or name the round with --round runs/NAME/000.")
+    raise UsageError(
+        f"{stage}: {option} is missing. Name it, or name the round with --round runs/NAME/000."
+    )

@@ -1,4 +1,5 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere; always on standard error."""
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere; always on standard
+error."""
 
 from __future__ import annotations
 
@@ -16,12 +17,16 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def progress(items: Iterable[Item], what: str, *, total: int | None = None, unit: str = "") -> Iterator[Item]:
+def progress(
+    items: Iterable[Item], what: str, *, total: int | None = None, unit: str = ""
+) -> Iterator[Item]:
     """Pass items through and show how many went by."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, desc=what, total=total, unit=f" {unit}", leave=False, dynamic_ncols=True)
+        yield from tqdm(
+            items, desc=what, total=total, unit=f" {unit}", leave=False, dynamic_ncols=True
+        )
         return
     said = time.monotonic()
     for number, item in enumerate(items, start=1):

@@ -21,7 +21,10 @@ def run(config: ExportConfig, *, policy: Path, prompts: Path | None, out: Path) 
         messages = next((row["prompt"] for row in problems.rows(["prompt"])), None)
     settings = load_settings(policy)
     if messages is None:
-        messages = [{"role": "system", "content": settings.system_prompt}, {"role": "user", "content": "Hello"}]
+        messages = [
+            {"role": "system", "content": settings.system_prompt},
+            {"role": "user", "content": "Hello"},
+        ]
     with ArtifactWriter(out, kind="export", stage="export", config=config, inputs=inputs) as writer:
         write_export(policy, writer.folder, manifest=source.manifest, settings=settings)
         writer.metrics["policy_version"] = settings.version

@@ -13,23 +13,32 @@ from iterppo.progress import progress
 
 
 def run(config: IngestConfig, *, logs: Sequence[Path], out: Path, rejects: Path) -> Manifest:
-    """Read every line of every log; a line that is not taken goes to `rejects` with file, line number and reason."""
+    """Read every line of every log; a line that is not taken goes to `rejects` with file, line
+    number and reason."""
     inputs = file_records("log", logs)
-    with ArtifactWriter(out, kind="trajectories", stage="ingest", config=config, inputs=inputs) as writer:
-        with ArtifactWriter(rejects, kind="rejects", stage="ingest", config=config, inputs=inputs) as rejected:
+    with ArtifactWriter(
+        out, kind="trajectories", stage="ingest", config=config, inputs=inputs
+    ) as writer:
+        with ArtifactWriter(
+            rejects, kind="rejects", stage="ingest", config=config, inputs=inputs
+        ) as rejected:
             _read(logs, writer, rejected, config)
-        # The rejects stand by now; the trajectories will not where this raises, or a second run would be up to date.
+        # The rejects stand by now; the trajectories will not where this raises, or a second run
+        # would be up to date.
         num_rejects = writer.counts["rejects"]
         if not writer.counts["conversations"]:
             raise DataError(
-                f"{logs[0]}: no conversation in it was taken ({num_rejects} rejects). See: iterppo inspect {rejects}"
+                f"{logs[0]}: no conversation in it was taken ({num_rejects} rejects). See: "
+                f"iterppo inspect {rejects}"
             )
         if num_rejects and config.on_reject == "fail":
             raise DataError(f"{num_rejects} lines were not taken. See: iterppo inspect {rejects}")
     return writer.manifest
 
 
-def _read(logs: Sequence[Path], writer: ArtifactWriter, rejected: ArtifactWriter, config: IngestConfig) -> None:
+def _read(
+    logs: Sequence[Path], writer: ArtifactWriter, rejected: ArtifactWriter, config: IngestConfig
+) -> None:
     taken: set[str] = set()
     writer.count("conversations", 0)
     for log in logs:
@@ -42,7 +51,9 @@ def _read(logs: Sequence[Path], writer: ArtifactWriter, rejected: ArtifactWriter
                     raise DataError(f"conversation_id: {identity!r} was there before")
             except DataError as error:
                 raw = line.decode("utf-8", errors="backslashreplace")
-                rejected.write([{"source": str(log), "line": number, "reason": str(error), "raw": raw}])
+                rejected.write(
+                    [{"source": str(log), "line": number, "reason": str(error), "raw": raw}]
+                )
                 writer.count("rejects")
                 continue
             taken.add(identity)

@@ -8,31 +8,41 @@ from iterppo.errors import DataError
 
 
 def run(config: InitConfig, *, trajectories: Path | None, out: Path) -> Manifest:
-    """Wrap an existing model with its prompt, or train a small one from scratch on the log by behaviour cloning."""
+    """Wrap an existing model with its prompt, or train a small one from scratch on the log by
+    behaviour cloning."""
     source = open_artifact(trajectories, "trajectories") if trajectories else None
     inputs = {"trajectories": source.record()} if source else {}
     if Path(config.model).is_dir():
-        inputs |= file_records("model", sorted(p for p in Path(config.model).iterdir() if p.is_file()))
+        inputs |= file_records(
+            "model", sorted(p for p in Path(config.model).iterdir() if p.is_file())
+        )
 
     from iterppo.lm import policy as policies
+    from iterppo.lm.rendering import Renderer
 
     policies.quiet_libraries()
-    settings = config.model_dump(include={"system_prompt", "max_prompt_tokens", "max_new_tokens", "temperature"})
+    settings = config.model_dump(
+        include={"system_prompt", "max_prompt_tokens", "max_new_tokens", "temperature"}
+    )
     with ArtifactWriter(out, kind="policy", stage="init", config=config, inputs=inputs) as writer:
         if config.model != "scratch":
             model = policies.load_model(config.model)
-            renderer = policies.Renderer(policies.load_tokenizer(config.model))
+            renderer = Renderer(policies.load_tokenizer(config.model))
         else:
             from iterppo.lm.first_policy import first_policy
 
             assert source is not None, "execution asks for trajectories"
             made = first_policy(source, config)
             if made is None:
-                raise DataError(f"{trajectories}: no training conversation has an action to learn from.")
+                raise DataError(
+                    f"{trajectories}: no training conversation has an action to learn from."
+                )
             model, renderer = made.model, made.renderer
             writer.counts.update(made.counts)
             writer.metrics.update(made.metrics)
-        saved = policies.save_policy(writer.folder / policies.MODEL, model=model, renderer=renderer, settings=settings)
+        saved = policies.save_policy(
+            writer.folder / policies.MODEL, model=model, renderer=renderer, settings=settings
+        )
         writer.metrics["policy_version"] = saved.version
         writer.metrics["parameters"] = model.num_parameters()
     return writer.manifest

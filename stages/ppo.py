@@ -9,18 +9,27 @@ from iterppo.errors import DataError, UsageError
 
 
 def run(config: PPOConfig, *, prompts: Path, q: Path, policy: Path, out: Path) -> Manifest:
-    """Train on the prompts of the training conversations, with Q̂ as the reward; write the policy and its samples."""
+    """Train on the prompts of the training conversations, with Q̂ as the reward; write the policy
+    and its samples."""
     from iterppo.lm import policy as policies
     from iterppo.lm.ppo import PPOTrainer
     from iterppo.lm.q_function import QFunction
     from iterppo.lm.training_log import write_training_log
 
     policies.quiet_libraries()
-    problems, fitted, behaviour = open_artifact(prompts, "prompts"), open_artifact(q, "q"), open_artifact(policy)
+    problems, fitted, behaviour = (
+        open_artifact(prompts, "prompts"),
+        open_artifact(q, "q"),
+        open_artifact(policy),
+    )
     inputs = {"prompts": problems.record(), "q": fitted.record(), "policy": behaviour.record()}
-    rows = [row for row in problems.rows(["prompt_id", "prompt", "split"]) if row["split"] == "train"]
+    rows = [
+        row for row in problems.rows(["prompt_id", "prompt", "split"]) if row["split"] == "train"
+    ]
     if not rows:
-        raise DataError(f"{prompts}: no prompt of a training conversation. Ingest more conversations.")
+        raise DataError(
+            f"{prompts}: no prompt of a training conversation. Ingest more conversations."
+        )
     loaded = policies.load_policy(policy)
     with (
         ArtifactWriter(out, kind="policy", stage="ppo", config=config, inputs=inputs) as writer,
@@ -38,13 +47,22 @@ def run(config: PPOConfig, *, prompts: Path, q: Path, policy: Path, out: Path) -
         except ValueError as error:
             raise UsageError(f"ppo: {error}.") from None
         trainer.train()
-        (writer.folder / "critic.safetensors").write_bytes(policies.tensors_as_bytes(trainer.critic.detach()))
+        (writer.folder / "critic.safetensors").write_bytes(
+            policies.tensors_as_bytes(trainer.critic.detach())
+        )
         settings = loaded.settings.model_dump(exclude={"version"})
         saved = policies.save_policy(
-            writer.folder / policies.MODEL, model=loaded.model, renderer=loaded.renderer, settings=settings
+            writer.folder / policies.MODEL,
+            model=loaded.model,
+            renderer=loaded.renderer,
+            settings=settings,
         )
-        curves = write_training_log(writer.folder / "training_log.parquet", trainer.state.log_history)
-        writer.counts.update(prompts=len(rows), updates=config.updates, optimiser_steps=trainer.state.global_step)
+        curves = write_training_log(
+            writer.folder / "training_log.parquet", trainer.state.log_history
+        )
+        writer.counts.update(
+            prompts=len(rows), updates=config.updates, optimiser_steps=trainer.state.global_step
+        )
         writer.metrics.update(
             policy_version=saved.version,
             behaviour_version=loaded.settings.version,

@@ -19,7 +19,9 @@ def run(config: PromptsConfig, *, trajectories: Path, policy: Path, out: Path) -
     if config.max_prompts:
         share = min(1.0, config.max_prompts / max(1, source.manifest.rows))
     inputs = {"trajectories": source.record(), "policy": behaviour.record()}
-    with ArtifactWriter(out, kind="prompts", stage="prompts", config=config, inputs=inputs) as writer:
+    with ArtifactWriter(
+        out, kind="prompts", stage="prompts", config=config, inputs=inputs
+    ) as writer:
         for turns in source.conversations():
             for decision in decisions(turns, system_prompt=settings.system_prompt):
                 row = decision.row

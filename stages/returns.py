@@ -13,7 +13,9 @@ def run(config: ReturnsConfig, *, trajectories: Path, out: Path) -> Manifest:
     """The return of every turn; none where the conversation is censored."""
     source = open_artifact(trajectories, "trajectories")
     inputs = {"trajectories": source.record()}
-    with ArtifactWriter(out, kind="returns", stage="returns", config=config, inputs=inputs) as writer:
+    with ArtifactWriter(
+        out, kind="returns", stage="returns", config=config, inputs=inputs
+    ) as writer:
         for turns in source.conversations(_COLUMNS):
             known = not turns[0]["censored"]
             returns = monte_carlo_returns([turn["reward"] for turn in turns], gamma=config.gamma)

@@ -15,7 +15,9 @@ from iterppo.progress import progress
 from iterppo.statistics.intervals import wilson_interval
 
 
-def run(config: RolloutConfig, *, policy: Path | None, out: Path, scripted: bool = False) -> Manifest:
+def run(
+    config: RolloutConfig, *, policy: Path | None, out: Path, scripted: bool = False
+) -> Manifest:
     """Hold conversations; `scripted` takes the environment's own assistant in place of a policy."""
     factory = load_environment(config.env)
     inputs = {"policy": open_artifact(policy).record()} if policy else {}
@@ -36,7 +38,9 @@ def run(config: RolloutConfig, *, policy: Path | None, out: Path, scripted: bool
             seed=config.seed,
         )
         with (writer.folder / LOG_FILE).open("w", encoding="utf-8") as log:
-            for conversation in progress(conversations, "rollout", total=config.conversations, unit="conversations"):
+            for conversation in progress(
+                conversations, "rollout", total=config.conversations, unit="conversations"
+            ):
                 log.write(json.dumps(conversation, ensure_ascii=False) + "\n")
                 writer.count("conversations")
                 writer.count("outcomes", conversation["outcome"])
@@ -48,7 +52,10 @@ def run(config: RolloutConfig, *, policy: Path | None, out: Path, scripted: bool
         outcomes, held = writer.counts["outcomes"], writer.counts["conversations"]
         low, high = wilson_interval(outcomes, held)
         writer.metrics.update(
-            policy_version=assistant.version, outcome_rate=outcomes / held, outcome_rate_low=low, outcome_rate_high=high
+            policy_version=assistant.version,
+            outcome_rate=outcomes / held,
+            outcome_rate_low=low,
+            outcome_rate_high=high,
         )
     return writer.manifest
 
@@ -61,7 +68,9 @@ class _Scripted:
     def __init__(self, factory: Any, config: RolloutConfig) -> None:
         make = getattr(factory(), "scripted_assistant", None)
         if make is None:
-            raise UsageError(f"rollout: the environment {config.env} has no scripted assistant. Name a --policy.")
+            raise UsageError(
+                f"rollout: the environment {config.env} has no scripted assistant. Name a --policy."
+            )
         self._assistant = make(config.seed)
 
     def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
@@ -100,4 +109,6 @@ class _Model:
         drawn = iter(sample(self._policy, [state for state in states if state is not None]))
         # A state that does not fit its context is one that the policy cannot see: it abstains.
         answers = [None if state is None else next(drawn) for state in states]
-        return [Suggestion(None, None) if a is None else Suggestion(a.text, a.logprob) for a in answers]
+        return [
+            Suggestion(None, None) if a is None else Suggestion(a.text, a.logprob) for a in answers
+        ]

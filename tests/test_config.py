@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from iterppo.config import PPOConfig, StageConfig, load_config
 from iterppo.errors import UsageError
-from iterppo.pipeline import SECTIONS, STAGES
+from iterppo.pipeline import STAGES, sections
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.toml"))
@@ -30,7 +30,7 @@ def load(stage: str, *settings: str, file: str | None = None) -> Any:
         STAGES[stage].config,
         file=None if file is None else Path("run.toml"),
         settings=settings,
-        sections=SECTIONS,
+        sections=sections(),
     )
 
 
@@ -291,14 +291,14 @@ def test_a_seed_that_numpy_would_refuse_later_is_refused_at_once(key: str, seed:
 
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(UsageError, match="no such") as raised:
-        load_config("ppo", PPOConfig, file=Path("absent.toml"), sections=SECTIONS)
+        load_config("ppo", PPOConfig, file=Path("absent.toml"), sections=sections())
 
     assert str(raised.value) == "absent.toml: no such configuration file. Check --config."
 
 
 def test_a_file_that_is_not_toml_is_named(folder: Path) -> None:
     with pytest.raises(UsageError, match="toml") as raised:
-        load_config("ppo", PPOConfig, file=Path("run.yaml"), sections=SECTIONS)
+        load_config("ppo", PPOConfig, file=Path("run.yaml"), sections=sections())
 
     assert str(raised.value) == "run.yaml: a configuration is a .toml file."
     assert message("ppo", file="[ppo\n") == (
@@ -310,7 +310,7 @@ def test_a_file_that_is_not_text_is_named(folder: Path) -> None:
     Path("run.toml").write_bytes(b"\xff")
 
     with pytest.raises(UsageError, match=r"^run\.toml: 'utf-8' codec can't decode byte 0xff"):
-        load_config("ppo", PPOConfig, file=Path("run.toml"), sections=SECTIONS)
+        load_config("ppo", PPOConfig, file=Path("run.toml"), sections=sections())
 
 
 # --- the files of the repository -----------------------------------------------------------------
@@ -321,7 +321,7 @@ def test_a_file_that_is_not_text_is_named(folder: Path) -> None:
 def test_every_file_of_the_repository_is_a_configuration_of_every_stage(
     file: Path, stage: str
 ) -> None:
-    found = load_config(stage, STAGES[stage].config, file=file, sections=SECTIONS)
+    found = load_config(stage, STAGES[stage].config, file=file, sections=sections())
 
     assert isinstance(found, StageConfig)
 

@@ -1,7 +1,8 @@
 """Pydantic row model -> Arrow schema -> published JSON document.
 
-A contract is one frozen pydantic class. The Arrow type follows from the annotation (`str | None` is a nullable string)
-unless the field names another one, and meaning and unit stand in the field, so that the three can never disagree.
+A contract is one frozen pydantic class. The Arrow type follows from the annotation (`str | None` is
+a nullable string) unless the field names another one, and meaning and unit stand in the field, so
+that the three can never disagree.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ class Row(BaseModel):
 def column(meaning: str, *, unit: str = "", arrow: str = "", name: str | None = None) -> Any:
     """A contract's field: what it means, and its unit.
 
-    `arrow` is the Arrow type where the annotation does not give it, `name` the column's where it is a Python keyword.
+    `arrow` is the Arrow type where the annotation does not give it, `name` the column's where it is
+    a Python keyword.
     """
-    return Field(description=meaning, alias=name, json_schema_extra={"x-unit": unit, "x-arrow": arrow})
+    return Field(
+        description=meaning, alias=name, json_schema_extra={"x-unit": unit, "x-arrow": arrow}
+    )
 
 
 def contract_name(row: type[Row]) -> str:
@@ -55,9 +59,17 @@ def _arrow_name(annotation: Any) -> str:
     if get_origin(annotation) is list:
         return f"list<{_arrow_name(get_args(annotation)[0])}>"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        inner = (f"{name}: {_arrow_name(f.annotation)}" for name, f in annotation.model_fields.items())
+        inner = (
+            f"{name}: {_arrow_name(f.annotation)}" for name, f in annotation.model_fields.items()
+        )
         return f"struct<{', '.join(inner)}>"
-    names = {str: "string", int: "int64", float: "double", bool: "bool", datetime: "timestamp[us, UTC]"}
+    names = {
+        str: "string",
+        int: "int64",
+        float: "double",
+        bool: "bool",
+        datetime: "timestamp[us, UTC]",
+    }
     return names[annotation]
 
 
@@ -79,15 +91,22 @@ def columns(row: type[Row]) -> list[dict[str, Any]]:
 
 
 def document(row: type[Row]) -> dict[str, Any]:
-    """The published, language-neutral form of a contract. Holds nothing that changes with a release."""
-    return {"kind": row.kind, "version": row.version, "one_row_is": row.one_row_is, "columns": columns(row)}
+    """The published, language-neutral form of a contract. Holds nothing that changes with a
+    release."""
+    return {
+        "kind": row.kind,
+        "version": row.version,
+        "one_row_is": row.one_row_is,
+        "columns": columns(row),
+    }
 
 
 def _arrow_type(name: str) -> pa.DataType:
     import pyarrow as pa
 
     if name.startswith("list<"):
-        # Arrow's default child is called "element" in Parquet and "item" in memory; naming it keeps both equal.
+        # Arrow's default child is called "element" in Parquet and "item" in memory; naming it keeps
+        # both equal.
         return pa.list_(pa.field("element", _arrow_type(name[5:-1]), nullable=False))
     if name.startswith("struct<"):
         parts = (part.split(": ") for part in name[7:-1].split(", "))
@@ -98,8 +117,11 @@ def _arrow_type(name: str) -> pa.DataType:
 
 
 def arrow_schema(row: type[Row]) -> pa.Schema:
-    """The Arrow schema of a contract; `name@version` stands in its metadata, hence in every Parquet part."""
+    """The Arrow schema of a contract; `name@version` stands in its metadata, hence in every Parquet
+    part."""
     import pyarrow as pa
 
-    fields = [pa.field(c["name"], _arrow_type(c["type"]), nullable=c["nullable"]) for c in columns(row)]
+    fields = [
+        pa.field(c["name"], _arrow_type(c["type"]), nullable=c["nullable"]) for c in columns(row)
+    ]
     return pa.schema(fields, metadata={"iterppo.contract": contract_name(row)})

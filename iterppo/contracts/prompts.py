@@ -23,7 +23,13 @@ class PromptsRow(Row):
     prompt_id: str = column("conversation_id/turn.")
     conversation_id: str = column("Conversation.")
     turn: int = column("i, from 1.", arrow="int32")
-    prompt: list[Message] = column("The state as chat messages: system, then user and assistant in turn.")
-    n_tokens: int = column("Length of the rendered prompt under the policy's tokenizer.", unit="tokens", arrow="int32")
-    num_cut_messages: int = column("Messages cut from the left to fit the context.", unit="messages", arrow="int32")
+    prompt: list[Message] = column(
+        "The state as chat messages: system, then user and assistant in turn."
+    )
+    n_tokens: int = column(
+        "Length of the rendered prompt under the policy's tokenizer.", unit="tokens", arrow="int32"
+    )
+    num_cut_messages: int = column(
+        "Messages cut from the left to fit the context.", unit="messages", arrow="int32"
+    )
     split: str = column("train or heldout.")

@@ -21,5 +21,7 @@ class ReturnsRow(Row):
     )
     weight: float = column("Inverse-censoring weight of the turn.", unit="1")
     horizon: int | None = column(
-        "Turns from this one to the last, both counted; null where censored.", unit="turns", arrow="int32"
+        "Turns from this one to the last, both counted; null where censored.",
+        unit="turns",
+        arrow="int32",
     )

@@ -1,4 +1,5 @@
-"""Holding conversations: an assistant in an environment, many episodes together, as lines of a log."""
+"""Holding conversations: an assistant in an environment, many episodes together, as lines of a
+log."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from iterppo.environments.protocol import Environment, Observation
 from iterppo.logs.splits import unit_hash
 
 TurnSoFar = dict[str, Any]
-"""`customer`, `suggestion`, `adoption`, `sent` of a turn, as in a trajectories row; the last one waits for its
-suggestion (`adoption` is not_shown and `sent` null)."""
+"""`customer`, `suggestion`, `adoption`, `sent` of a turn, as in a trajectories row; the last one
+waits for its suggestion (`adoption` is not_shown and `sent` null)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,12 @@ class _Episode:
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def waiting(self) -> list[TurnSoFar]:
-        open_turn = {"customer": self.observation.customer, "suggestion": None, "adoption": "not_shown", "sent": None}
+        open_turn = {
+            "customer": self.observation.customer,
+            "suggestion": None,
+            "adoption": "not_shown",
+            "sent": None,
+        }
         return [*self.turns, open_turn]
 
     def advance(self, suggestion: Suggestion) -> None:
@@ -48,7 +54,12 @@ class _Episode:
         after = self.environment.step(suggestion.text)
         adoption = after.adoption or ("abstained" if suggestion.text is None else None)
         self.turns.append(
-            {"customer": customer, "suggestion": suggestion.text, "adoption": adoption, "sent": after.sent}
+            {
+                "customer": customer,
+                "suggestion": suggestion.text,
+                "adoption": adoption,
+                "sent": after.sent,
+            }
         )
         self.messages.append(
             {
@@ -76,9 +87,11 @@ def hold_conversations(
     max_turns: int,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """Yield finished conversations in the neutral log format, in the order of their numbers within a batch.
+    """Yield finished conversations in the neutral log format, in the order of their numbers within
+    a batch.
 
-    Customers differ from policy to policy and from seed to seed: nobody is evaluated on whom the log was made with.
+    Customers differ from policy to policy and from seed to seed: nobody is evaluated on whom the
+    log was made with.
 
     Args:
         factory: Makes an environment.
@@ -103,7 +116,9 @@ def hold_conversations(
             waiting = [episode for episode in batch if not episode.observation.done]
             if not waiting:
                 break
-            for episode, suggestion in zip(waiting, assistant([e.waiting() for e in waiting]), strict=True):
+            for episode, suggestion in zip(
+                waiting, assistant([e.waiting() for e in waiting]), strict=True
+            ):
                 episode.advance(suggestion)
         for episode in batch:
             yield {

@@ -23,9 +23,7 @@ class Example:
     is_action: list[bool]
 
 
-def examples_of(
-    turns: Sequence[Decision], renderer: Renderer, *, max_tokens: int
-) -> list[Example]:
+def examples_of(turns: Sequence[Decision], renderer: Renderer, *, max_tokens: int) -> list[Example]:
     """Training examples of a conversation.
 
     The customer's closing message, which is part of no state, is there to be predicted as well.
@@ -60,13 +58,17 @@ def clone(
 ) -> list[float]:
     """Train the model on the examples; returns the loss of every step, in nats per weighted token.
 
-    Actions count 1, everything else `context_weight`: what helps to predict customers helps Q, which starts from here.
+    Actions count 1, everything else `context_weight`: what helps to predict customers helps Q,
+    which starts from here.
     """
     model.train()
     return minimise(
         list(model.parameters()),
         lambda batch: _loss(
-            model, [examples[index] for index in batch], pad_id=pad_id, context_weight=context_weight
+            model,
+            [examples[index] for index in batch],
+            pad_id=pad_id,
+            context_weight=context_weight,
         ),
         [len(example.ids) for example in examples],
         epochs=epochs,
@@ -80,7 +82,9 @@ def clone(
 
 
 @torch.no_grad()
-def action_loss(model: PreTrainedModel, examples: Sequence[Example], *, pad_id: int, tokens_per_batch: int) -> float:
+def action_loss(
+    model: PreTrainedModel, examples: Sequence[Example], *, pad_id: int, tokens_per_batch: int
+) -> float:
     """Mean negative log-likelihood of the actions' tokens, in nats per token."""
     model.eval()
     total = count = 0.0
@@ -100,7 +104,10 @@ def _loss(
     is_action_BT = right_pad([example.is_action for example in examples], value=False)
     is_real_BT = right_pad([[True] * len(example.ids) for example in examples], value=False)
     weight_BT = torch.where(is_action_BT, 1.0, context_weight) * is_real_BT
-    # Right padding needs no attention mask in a causal model: no real token can see what follows it.
+    # Right padding needs no attention mask in a causal model: no real token can see what follows
+    # it.
     logits_BTV = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
-    loss_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+    loss_BT = torch.nn.functional.cross_entropy(
+        logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none"
+    )
     return (loss_BT * weight_BT[:, 1:]).sum() / weight_BT[:, 1:].sum().clamp(min=1e-8)

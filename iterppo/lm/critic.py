@@ -1,6 +1,7 @@
 """The critic: a scalar head on the policy's backbone.
 
-Its values are computed inside the model's own forward, so that whatever wraps the model (DDP, ZeRO) sees the head used.
+Its values are computed inside the model's own forward, so that whatever wraps the model (DDP, ZeRO)
+sees the head used.
 
 Shapes: B sequences, S positions of prompt and completion together, D hidden.
 """
@@ -52,12 +53,20 @@ class Critic:
 
     @torch.no_grad()
     def fit_head(
-        self, policy: Policy, reward: Any, prompts: Sequence[dict[str, Any]], *, number: int, seed: int
+        self,
+        policy: Policy,
+        reward: Any,
+        prompts: Sequence[dict[str, Any]],
+        *,
+        number: int,
+        seed: int,
     ) -> None:
-        """Fit the head to Q̂ of completions of the policy as it is: ridge regression, in closed form.
+        """Fit the head to Q̂ of completions of the policy as it is: ridge regression, in closed
+        form.
 
-        The value before every token of a completion is E[Q̂(s, a) | the tokens so far], so every position from the last
-        of the prompt to the one before the last token is an example. An untrained critic would harm the first updates.
+        The value before every token of a completion is E[Q̂(s, a) | the tokens so far], so every
+        position from the last of the prompt to the one before the last token is an example. An
+        untrained critic would harm the first updates.
 
         Args:
             policy: The policy that the head sits on.
@@ -78,8 +87,12 @@ class Critic:
         ]
         backbone: Any = getattr(self.model, self.model.base_model_prefix)
         features, targets = [], []
-        for batch in token_batches([len(p) + len(a) for p, a in pairs], tokens_per_batch=16_384, seed=None):
-            ids_BS = right_pad([[*pairs[i][0], *pairs[i][1]] for i in batch], value=0).to(self.model.device)
+        for batch in token_batches(
+            [len(p) + len(a) for p, a in pairs], tokens_per_batch=16_384, seed=None
+        ):
+            ids_BS = right_pad([[*pairs[i][0], *pairs[i][1]] for i in batch], value=0).to(
+                self.model.device
+            )
             hidden_BSD = backbone(input_ids=ids_BS, use_cache=False).last_hidden_state.float()
             for row, i in enumerate(batch):
                 start, length = len(pairs[i][0]) - 1, len(pairs[i][1])
@@ -92,9 +105,13 @@ class Critic:
         self.model.train()
 
     def detach(self) -> dict[str, torch.Tensor]:
-        """Take the head off the model, which is then a plain language model again; returns the head's weights."""
+        """Take the head off the model, which is then a plain language model again; returns the
+        head's weights."""
         self._hook.remove()
-        weights = {name: value.detach().cpu() for name, value in getattr(self.model, HEAD).state_dict().items()}
+        weights = {
+            name: value.detach().cpu()
+            for name, value in getattr(self.model, HEAD).state_dict().items()
+        }
         delattr(self.model, HEAD)
         return weights
 
@@ -102,8 +119,8 @@ class Critic:
 def _ridge(feature_ND: torch.Tensor, target_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """argmin_w Σ (w·x + b − y)² + λ|w|², with λ a hundredth of the features' variance per example.
 
-    Completions of one prompt are alike, so there are far fewer independent examples than rows; the penalty is what keeps
-    the head from reading noise into the difference.
+    Completions of one prompt are alike, so there are far fewer independent examples than rows; the
+    penalty is what keeps the head from reading noise into the difference.
     """
     mean_D, mean = feature_ND.mean(dim=0), target_N.mean()
     centred_ND = (feature_ND - mean_D).double()

@@ -1,4 +1,5 @@
-"""A policy as others serve it: a plain Hugging Face folder with a model card, and the proof that it works."""
+"""A policy as others serve it: a plain Hugging Face folder with a model card, and the proof that it
+works."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from iterppo.lm.rendering import Message
 CHECK_TIMEOUT_S = 600
 
 
-def write_export(policy: Path, folder: Path, *, manifest: Manifest, settings: PolicySettings) -> None:
+def write_export(
+    policy: Path, folder: Path, *, manifest: Manifest, settings: PolicySettings
+) -> None:
     """Copy the model folder and write its card."""
     shutil.copytree(model_folder(policy), folder, dirs_exist_ok=True)
     (folder / "README.md").write_text(_card(manifest, settings), encoding="utf-8")
@@ -29,7 +32,8 @@ def check_export(folder: Path, messages: Sequence[Message]) -> str:
     """Complete one prompt in a fresh process with plain transformers; returns the completion.
 
     Raises:
-        ArtifactError: If the folder does not load, or its chat template renders other tokens than training saw.
+        ArtifactError: If the folder does not load, or its chat template renders other tokens than
+        training saw.
     """
     script = Path(__file__).with_name("serve_check.py")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -48,7 +52,8 @@ def check_export(folder: Path, messages: Sequence[Message]) -> str:
     answer: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
     if answer["prompt_ids"] != load_renderer(folder).prompt_ids(messages):
         raise ArtifactError(
-            "export: the folder's chat template renders the prompt to other tokens than the policy was trained on. "
+            "export: the folder's chat template renders the prompt to other tokens than the "
+            "policy was trained on. "
             "Report this with the name of the base model."
         )
     return str(answer["completion"])
@@ -56,7 +61,8 @@ def check_export(folder: Path, messages: Sequence[Message]) -> str:
 
 def _card(manifest: Manifest, settings: PolicySettings) -> str:
     lineage = "\n".join(
-        f"| {name} | {record.kind} | `{record.digest[:16]}` |" for name, record in manifest.inputs.items()
+        f"| {name} | {record.kind} | `{record.digest[:16]}` |"
+        for name, record in manifest.inputs.items()
     )
     metrics = "\n".join(f"| {name} | {value} |" for name, value in manifest.metrics.items())
     return f"""---
@@ -67,16 +73,17 @@ tags: [iterppo]
 
 # {settings.version}
 
-A policy for suggested responses, made by `iterppo {manifest.stage}` (iterppo {manifest.iterppo_version},
-{manifest.created_at:%Y-%m-%d}).
+A policy for suggested responses, made by `iterppo {manifest.stage}`
+(iterppo {manifest.iterppo_version}, {manifest.created_at:%Y-%m-%d}).
 
 ## How to serve it
 
-Send the conversation as chat messages: the system message below, each customer message as `user`, each earlier
-suggestion as `assistant`. Where the business sent something else than was suggested, the next `user` message begins
-with `[business sent] …` on a line of its own, then `[customer] …`. An empty completion, or one that reaches
-the length limit, is an abstention: suggest nothing. Keep the states within {settings.max_prompt_tokens} tokens by
-leaving out the oldest messages, never a part of one.
+Send the conversation as chat messages: the system message below, each customer message as `user`,
+each earlier suggestion as `assistant`. Where the business sent something else than was suggested,
+the next `user` message begins with `[business sent] …` on a line of its own, then `[customer] …`.
+An empty completion, or one that reaches the length limit, is an abstention: suggest nothing. Keep
+the states within {settings.max_prompt_tokens} tokens by leaving out the oldest messages, never a
+part of one.
 
     system: {json.dumps(settings.system_prompt, ensure_ascii=False)}
     temperature: {settings.temperature}, top_p: 1, top_k: off

@@ -1,4 +1,5 @@
-"""π_0 from scratch: tokenizer, model and behaviour cloning on the training conversations of a log."""
+"""π_0 from scratch: tokenizer, model and behaviour cloning on the training conversations of a
+log."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
         for turns in trajectories.conversations()
     ]
     training = [turns for split, turns in conversations if split == "train"]
-    # What the model will read, notes and their marks included; every message of a conversation once.
+    # What the model will read, notes and their marks included; every message of a conversation
+    # once.
     texts = (
         text
         for turns in training
@@ -72,11 +74,18 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
         learning_rate=config.learning_rate,
         seed=config.seed,
     )
-    metrics: dict[str, float | bool | str] = {"loss_first": losses[0], "loss_last": losses[-1], "steps": len(losses)}
+    metrics: dict[str, float | bool | str] = {
+        "loss_first": losses[0],
+        "loss_last": losses[-1],
+        "steps": len(losses),
+    }
     for split, chosen in examples.items():
         if chosen:
             metrics[f"action_loss_{split}"] = action_loss(
-                model, chosen, pad_id=tokenizer.pad_token_id, tokens_per_batch=config.tokens_per_batch
+                model,
+                chosen,
+                pad_id=tokenizer.pad_token_id,
+                tokens_per_batch=config.tokens_per_batch,
             )
     counts = {
         "conversations_train": len(training),

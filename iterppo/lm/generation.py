@@ -25,14 +25,19 @@ class Sampled:
     """log π(a | s) of what was sampled, in nats."""
 
 
-def sample(policy: Policy, states: Sequence[Sequence[Message]], *, tokens_per_batch: int = 8192) -> list[Sampled]:
+def sample(
+    policy: Policy, states: Sequence[Sequence[Message]], *, tokens_per_batch: int = 8192
+) -> list[Sampled]:
     """One completion for each state, with its log-probability under the sampling distribution.
 
-    A completion that is empty, or not finished within the policy's length, is an abstention: it is not a message.
+    A completion that is empty, or not finished within the policy's length, is an abstention: it is
+    not a message.
     """
     prompts = [policy.renderer.prompt_ids(state) for state in states]
     suggestions: dict[int, Sampled] = {}
-    for batch in token_batches([len(prompt) for prompt in prompts], tokens_per_batch=tokens_per_batch, seed=None):
+    for batch in token_batches(
+        [len(prompt) for prompt in prompts], tokens_per_batch=tokens_per_batch, seed=None
+    ):
         suggestions |= zip(batch, _sample(policy, [prompts[index] for index in batch]), strict=True)
     return [suggestions[index] for index in range(len(prompts))]
 
@@ -65,12 +70,14 @@ def _sample(policy: Policy, prompts: Sequence[list[int]]) -> list[Sampled]:
         output_scores=True,
     )
     new_BT = output.sequences[:, length:]
-    logprob_BT = model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
+    logprob_BT = model.compute_transition_scores(
+        output.sequences, output.scores, normalize_logits=True
+    )
     suggestions = []
     for tokens_T, logprob_T in zip(new_BT.tolist(), logprob_BT, strict=True):
         end = tokens_T.index(renderer.eos_id) if renderer.eos_id in tokens_T else None
         written = tokens_T[:end]
-        text = renderer.tokenizer.decode(written, skip_special_tokens=True).strip()
+        text = str(renderer.tokenizer.decode(written, skip_special_tokens=True)).strip()
         total = float(logprob_T[: len(written) + (end is not None)].sum())
         suggestions.append(Sampled(text if text and end is not None else None, total))
     return suggestions

@@ -53,7 +53,9 @@ def load_settings(artifact: Path) -> PolicySettings:
     try:
         return PolicySettings.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file}: no policy settings ({type(error).__name__}). Is this a policy?") from None
+        raise ArtifactError(
+            f"{file}: no policy settings ({type(error).__name__}). Is this a policy?"
+        ) from None
 
 
 def load_renderer(artifact: Path) -> Renderer:
@@ -79,7 +81,9 @@ def load_tokenizer(name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{name}: no tokenizer to load ({_first_line(error)}). Check the folder or hub id.") from None
+        raise UsageError(
+            f"{name}: no tokenizer to load ({_first_line(error)}). Check the folder or hub id."
+        ) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -93,7 +97,8 @@ def load_model(name: str) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{name}: no causal language model in safetensors to load ({_first_line(error)}). Check the folder or hub id."
+            f"{name}: no causal language model in safetensors to load ({_first_line(error)}). "
+            "Check the folder or hub id."
         ) from None
     assert isinstance(model, PreTrainedModel)
     return model
@@ -102,7 +107,8 @@ def load_model(name: str) -> PreTrainedModel:
 def save_policy(
     folder: Path, *, model: PreTrainedModel, renderer: Renderer, settings: dict[str, Any]
 ) -> PolicySettings:
-    """Write model, tokenizer, generation and policy settings; the version is derived from what was written."""
+    """Write model, tokenizer, generation and policy settings; the version is derived from what was
+    written."""
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(
         do_sample=True,

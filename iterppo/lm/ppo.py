@@ -1,10 +1,12 @@
 """Token-level PPO with a critic, as a thin subclass of TRL's GRPOTrainer (1.16).
 
-TRL's: generation, clipped surrogate, reference model, accumulation, PEFT, DeepSpeed, checkpoints. Ours: rendering, the
-critic and its loss, the KL penalty in the reward, per-token advantages, Q as the reward.
+TRL's: generation, clipped surrogate, reference model, accumulation, PEFT, DeepSpeed, checkpoints.
+Ours: rendering, the critic and its loss, the KL penalty in the reward, per-token advantages, Q as
+the reward.
 
-Shapes: B completions, b of a microbatch, T completion tokens, S prompt and completion tokens together. Values have T + 1
-columns: the last T + 1 of the sequence, so that column t stands before completion token t.
+Shapes: B completions, b of a microbatch, T completion tokens, S prompt and completion tokens
+together. Values have T + 1 columns: the last T + 1 of the sequence, so that column t stands before
+completion token t.
 """
 
 from __future__ import annotations
@@ -27,20 +29,24 @@ from iterppo.rl.advantages import generalised_advantages, token_rewards, whiten
 from iterppo.rl.losses import value_loss
 
 RATIO_TOLERANCE = 1e-3
-"""Largest |log π_new − log π_old| on a minibatch that saw no update yet. Beyond rounding it is a defect, never noise."""
+"""Largest |log π_new − log π_old| on a minibatch that saw no update yet. Beyond rounding it is a
+defect, never noise."""
 
 
 class Reward(Protocol):
     """Q, or anything that scores actions in states by their text."""
 
-    def __call__(self, states: Sequence[Sequence[Message]], actions: Sequence[str]) -> list[float]: ...
+    def __call__(
+        self, states: Sequence[Sequence[Message]], actions: Sequence[str]
+    ) -> list[float]: ...
 
 
 class PPOTrainer(GRPOTrainer):
     """PPO (Schulman et al., 2017) on single-turn prompts.
 
     Args:
-        policy: Model, renderer and settings of the policy to improve; its model is trained in place.
+        policy: Model, renderer and settings of the policy to improve; its model is trained in
+            place.
         reward: From states and actions to Q.
         prompts: Rows with `prompt_id` and `prompt`.
         config: Of the stage.
@@ -49,6 +55,8 @@ class PPOTrainer(GRPOTrainer):
     """
 
     _tag_names = ("iterppo", "ppo")
+    _buffered_inputs: Any
+    beta: float
 
     def __init__(
         self,
@@ -79,30 +87,46 @@ class PPOTrainer(GRPOTrainer):
             processing_class=policy.renderer.tokenizer,
         )
         if config.critic_samples:
-            self.critic.fit_head(policy, reward, rows, number=config.critic_samples, seed=config.seed)
+            self.critic.fit_head(
+                policy, reward, rows, number=config.critic_samples, seed=config.seed
+            )
         self.remove_callback(PrinterCallback)
         self.add_callback(_Report(config))
 
     # --- sampling
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        """Text of a log becomes tokens by the renderer alone, which lets nobody forge a control token."""
+        """Text of a log becomes tokens by the renderer alone, which lets nobody forge a control
+        token."""
         return [self.renderer.prompt_ids(prompt) for prompt in prompts], None, {}
 
     def _score(self, prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
-        return self.reward(prompts, [completion[0]["content"].strip() for completion in completions])
+        return self.reward(
+            prompts, [completion[0]["content"].strip() for completion in completions]
+        )
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        scores: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> torch.Tensor:
+        scores: torch.Tensor = super()._calculate_rewards(
+            inputs, prompts, completions, completion_ids_list
+        )
         here = self.accelerator.process_index * len(prompts)
         self._scores_B = scores[here : here + len(prompts), 0]
         self._texts = [completion[0]["content"].strip() for completion in completions]
         return scores
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, batch_size: Any = None, **kwargs: Any
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        batch_size: Any = None,
+        **kwargs: Any,
     ) -> Any:
-        """TRL's, microbatch by microbatch without the columns that are padding in all its rows, and with values."""
+        """TRL's, microbatch by microbatch without the columns that are padding in all its rows, and
+        with values."""
         size = batch_size or len(input_ids)
         logprobs, extras, values = [], [], []
         for start in range(0, len(input_ids), size):
@@ -117,17 +141,22 @@ class PPOTrainer(GRPOTrainer):
             values += [value_bS[:, -(logits_to_keep + 1) :] for value_bS in collected]
         if values and model is not self.ref_model:
             self._passes.append((torch.cat(logprobs), torch.cat(values)))
-        joined = [None if parts[0] is None else torch.cat(parts) for parts in zip(*extras, strict=True)]
+        joined = [
+            None if parts[0] is None else torch.cat(parts) for parts in zip(*extras, strict=True)
+        ]
         return torch.cat(logprobs), *joined
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        # Neighbours of one length share a microbatch, hence little padding. Sorting keeps a prompt's completions together.
+        # Neighbours of one length share a microbatch, hence little padding. Sorting keeps a
+        # prompt's completions together.
         inputs = sorted(inputs, key=lambda row: len(self.renderer.prompt_ids(row["prompt"])))
         self._passes = []
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mask_BT = batch["completion_mask"]
         T = mask_BT.shape[1]
-        if "old_per_token_logps" not in batch:  # TRL skips them where one step follows each generation
+        if (
+            "old_per_token_logps" not in batch
+        ):  # TRL skips them where one step follows each generation
             ids_BS = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
             seen_BS = torch.cat([batch["prompt_mask"], mask_BT], dim=1)
             self._passes = []
@@ -135,16 +164,23 @@ class PPOTrainer(GRPOTrainer):
                 self._get_per_token_logps_and_entropies(
                     self.model, ids_BS, seen_BS, T, self.args.per_device_train_batch_size
                 )
-        # The first pass is the policy's; with adapters a second one, adapters off, is the reference's.
+        # The first pass is the policy's; with adapters a second one, adapters off, is the
+        # reference's.
         old_logprob_BT, value_BT1 = self._passes[0]
         kl_BT = torch.zeros_like(old_logprob_BT)
         if "ref_per_token_logps" in batch:
             kl_BT = (old_logprob_BT - batch["ref_per_token_logps"]) * mask_BT
         last_B = (mask_BT.cumsum(1) * mask_BT).argmax(dim=1, keepdim=True)
         last_token_B = batch["completion_ids"].gather(1, last_B).squeeze(1)
-        terminated_B = torch.isin(last_token_B, torch.tensor(self.eos_token_ids, device=last_token_B.device))
+        terminated_B = torch.isin(
+            last_token_B, torch.tensor(self.eos_token_ids, device=last_token_B.device)
+        )
         reward_BT = token_rewards(
-            self._scores_B, kl_BT, mask_BT, terminated_B=terminated_B, kl_coefficient=self.config.kl_coefficient
+            self._scores_B,
+            kl_BT,
+            mask_BT,
+            terminated_B=terminated_B,
+            kl_coefficient=self.config.kl_coefficient,
         )
         advantage_BT, return_BT = generalised_advantages(
             reward_BT,
@@ -154,22 +190,29 @@ class PPOTrainer(GRPOTrainer):
             gamma=self.config.gamma,
             lambda_=self.config.lambda_,
         )
-        self._record(inputs, batch, terminated_B=terminated_B, kl_BT=kl_BT, advantage_BT=advantage_BT)
+        self._record(
+            inputs, batch, terminated_B=terminated_B, kl_BT=kl_BT, advantage_BT=advantage_BT
+        )
         self._note_critic(value_BT1[:, :-1], return_BT, mask_BT)
         batch["old_per_token_logps"] = old_logprob_BT
-        batch["advantages"] = whiten(advantage_BT, mask_BT) if self.config.whiten_advantages else advantage_BT
+        batch["advantages"] = (
+            whiten(advantage_BT, mask_BT) if self.config.whiten_advantages else advantage_BT
+        )
         batch["old_values"] = value_BT1[:, :-1].contiguous()
         batch["returns"] = return_BT
         return batch
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """TRL's, with the rows of each minibatch ordered by length, so that its microbatches carry little padding."""
+        """TRL's, with the rows of each minibatch ordered by length, so that its microbatches carry
+        little padding."""
         fresh = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         if self._buffered_inputs is not fresh and self.args.gradient_accumulation_steps > 1:
             parts, size = self._buffered_inputs, self.args.gradient_accumulation_steps
             self._buffered_inputs = [
-                part for start in range(0, len(parts), size) for part in _by_length(parts[start : start + size])
+                part
+                for start in range(0, len(parts), size)
+                for part in _by_length(parts[start : start + size])
             ]
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return inputs
@@ -178,7 +221,8 @@ class PPOTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._passes = []
-        # The KL penalty is paid in the reward; TRL's β stands for "keep a reference model", not for a term of the loss.
+        # The KL penalty is paid in the reward; TRL's β stands for "keep a reference model", not for
+        # a term of the loss.
         beta, self.beta = self.beta, 0.0
         try:
             policy_loss: torch.Tensor = super()._compute_loss(model, inputs)
@@ -186,12 +230,17 @@ class PPOTrainer(GRPOTrainer):
             self.beta = beta
         logprob_BT, value_BT1 = self._passes.pop()
         mask_BT = inputs["completion_mask"]
-        if self._step < self.args.gradient_accumulation_steps or self._step % self._steps_per_update == 0:
+        if (
+            self._step < self.args.gradient_accumulation_steps
+            or self._step % self._steps_per_update == 0
+        ):
             self._assert_ratio_is_one(logprob_BT, inputs["old_per_token_logps"], mask_BT)
-        # Tokens of an average minibatch of this update, as in TRL's own ("dapo") normalisation: the gradient does not
-        # depend on how a minibatch is divided into microbatches.
+        # Tokens of an average minibatch of this update, as in TRL's own ("dapo") normalisation: the
+        # gradient does not depend on how a minibatch is divided into microbatches.
         num_tokens = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
-        num_tokens = num_tokens * self.args.gradient_accumulation_steps / self.args.steps_per_generation
+        num_tokens = (
+            num_tokens * self.args.gradient_accumulation_steps / self.args.steps_per_generation
+        )
         critic_loss = (
             value_loss(
                 value_BT1[:, :-1],
@@ -202,15 +251,20 @@ class PPOTrainer(GRPOTrainer):
             )
             / num_tokens
         )
-        self._metrics["train"]["value_loss"].append(critic_loss.item() * self.args.gradient_accumulation_steps)
+        self._metrics["train"]["value_loss"].append(
+            critic_loss.item() * self.args.gradient_accumulation_steps
+        )
         return policy_loss + self.config.value_coefficient * critic_loss
 
-    def _assert_ratio_is_one(self, new_BT: torch.Tensor, old_BT: torch.Tensor, mask_BT: torch.Tensor) -> None:
+    def _assert_ratio_is_one(
+        self, new_BT: torch.Tensor, old_BT: torch.Tensor, mask_BT: torch.Tensor
+    ) -> None:
         difference = ((new_BT - old_BT).abs() * mask_BT).max().item()
         self.largest_first_log_ratio = max(self.largest_first_log_ratio, difference)
         if not difference <= RATIO_TOLERANCE:
             raise RuntimeError(
-                f"π_new/π_old is exp(±{difference:.3g}) before any update: sampling and training disagree "
+                f"π_new/π_old is exp(±{difference:.3g}) before any update: sampling and training "
+                "disagree "
                 "(dropout, padding or temperature)"
             )
 
@@ -253,26 +307,37 @@ class PPOTrainer(GRPOTrainer):
             ]
         )
 
-    def _note_critic(self, value_BT: torch.Tensor, return_BT: torch.Tensor, mask_BT: torch.Tensor) -> None:
+    def _note_critic(
+        self, value_BT: torch.Tensor, return_BT: torch.Tensor, mask_BT: torch.Tensor
+    ) -> None:
         real_BT = mask_BT.bool()
         variance = return_BT[real_BT].var(correction=0)
         if variance > 0:
             unexplained = (return_BT - value_BT)[real_BT].var(correction=0)
-            self._metrics["train"]["critic_explained_variance"].append(1 - (unexplained / variance).item())
+            self._metrics["train"]["critic_explained_variance"].append(
+                1 - (unexplained / variance).item()
+            )
 
 
 def trainer_arguments(config: PPOConfig, policy: Policy, work: Path) -> GRPOConfig:
     """TRL's arguments for a stage configuration.
 
     Raises:
-        ValueError: If the completions of an update do not divide into minibatches, microbatches and prompts.
+        ValueError: If the completions of an update do not divide into minibatches, microbatches and
+        prompts.
     """
     minibatch, rest = divmod(config.completions_per_update, config.minibatches)
     microbatch = config.microbatch_size or minibatch
-    if rest or minibatch % microbatch or config.completions_per_update % config.completions_per_prompt:
+    if (
+        rest
+        or minibatch % microbatch
+        or config.completions_per_update % config.completions_per_prompt
+    ):
         raise ValueError(
-            f"completions_per_update = {config.completions_per_update} must be a multiple of minibatches = "
-            f"{config.minibatches}, of microbatch_size = {microbatch} times it, and of completions_per_prompt = "
+            f"completions_per_update = {config.completions_per_update} must be a multiple of "
+            "minibatches = "
+            f"{config.minibatches}, of microbatch_size = {microbatch} times it, and of "
+            "completions_per_prompt = "
             f"{config.completions_per_prompt}"
         )
     accumulation = minibatch // microbatch
@@ -319,7 +384,10 @@ def _by_length(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     }
     order = rows["prompt_mask"].sum(dim=1).argsort(stable=True)
     pieces = order.chunk(len(parts))
-    return [{**part, **{n: v[piece] for n, v in rows.items()}} for part, piece in zip(parts, pieces, strict=True)]
+    return [
+        {**part, **{n: v[piece] for n, v in rows.items()}}
+        for part, piece in zip(parts, pieces, strict=True)
+    ]
 
 
 class _Report(TrainerCallback):
@@ -336,7 +404,8 @@ class _Report(TrainerCallback):
         if logs and "q" in logs and time.monotonic() - self._said > LINE_EVERY_S:
             self._said = time.monotonic()
             say(
-                f"ppo: update {state.global_step // self._per_update} of {self._updates}, Q {logs['q']:.3f}, "
+                f"ppo: update {state.global_step // self._per_update} of {self._updates}, Q "
+                f"{logs['q']:.3f}, "
                 f"KL {logs['kl_per_completion']:.2f} nat, entropy {logs['entropy']:.2f}"
             )
 

@@ -1,7 +1,8 @@
 """Fitting Q̂ to Monte Carlo returns: one causal pass over a conversation scores all its turns.
 
-The epoch that predicts best on a tenth of the training conversations, kept out of the gradient, is the one that is kept:
-a reward that has memorised its noise is worse than none. The held-out split is not looked at.
+The epoch that predicts best on a tenth of the training conversations, kept out of the gradient, is
+the one that is kept: a reward that has memorised its noise is worse than none. The held-out split
+is not looked at.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ VALIDATION_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Target:
-    """A segment, with return and weight at each of its ends; NaN and 0 where the return is unknown."""
+    """A segment, with return and weight at each of its ends; NaN and 0 where the return is
+    unknown."""
 
     conversation_id: str
     segment: Segment
@@ -50,11 +52,14 @@ def fit(q: QFunction, targets: Sequence[Target], config: FitQConfig) -> Fit:
     """Fit Q̂ in place and leave it at its best epoch.
 
     Raises:
-        ValueError: If no target has a known return, or a return is outside [0, 1] under the bce loss.
+        ValueError: If no target has a known return, or a return is outside [0, 1] under the bce
+        loss.
     """
     usable = [target for target in targets if target.usable]
     _check(usable, config)
-    is_validation = [unit_hash(t.conversation_id, seed=config.seed + 1) < VALIDATION_SHARE for t in usable]
+    is_validation = [
+        unit_hash(t.conversation_id, seed=config.seed + 1) < VALIDATION_SHARE for t in usable
+    ]
     train = [t for t, kept_out in zip(usable, is_validation, strict=True) if not kept_out] or usable
     validation = [t for t, kept_out in zip(usable, is_validation, strict=True) if kept_out]
     history = [_mean_loss(q, validation, config)]
@@ -91,16 +96,22 @@ def _check(targets: Sequence[Target], config: FitQConfig) -> None:
     known = [g for t in targets for g, w in zip(t.returns, t.weights, strict=True) if w > 0]
     if not known:
         raise ValueError("no training turn has both an action and a known return")
-    if config.loss == "bce" and not (0 <= min(known) and max(known) <= 1):
-        raise ValueError(f"returns lie in [{min(known):.3g}, {max(known):.3g}]; the bce loss needs [0, 1]")
+    if config.loss == "bce" and not (min(known) >= 0 and max(known) <= 1):
+        raise ValueError(
+            f"returns lie in [{min(known):.3g}, {max(known):.3g}]; the bce loss needs [0, 1]"
+        )
 
 
 def _loss(q: QFunction, targets: Sequence[Target], config: FitQConfig) -> torch.Tensor:
     raw_N = q.raw([target.segment for target in targets])
     weight_N = torch.tensor([w for t in targets for w in t.weights], device=raw_N.device)
-    return_N = torch.tensor([g for t in targets for g in t.returns], device=raw_N.device).nan_to_num()
+    return_N = torch.tensor(
+        [g for t in targets for g in t.returns], device=raw_N.device
+    ).nan_to_num()
     if config.loss == "bce":
-        loss_N = torch.nn.functional.binary_cross_entropy_with_logits(raw_N, return_N, reduction="none")
+        loss_N = torch.nn.functional.binary_cross_entropy_with_logits(
+            raw_N, return_N, reduction="none"
+        )
     else:
         loss_N = (raw_N - return_N).square()
     return (loss_N * weight_N).sum() / weight_N.sum().clamp(min=1e-8)

@@ -31,7 +31,8 @@ class QSettings(BaseModel):
 
 
 class QFunction:
-    """Q̂(s, a) as a callable on text turns; it tokenises by itself, whatever the policy's tokenizer."""
+    """Q̂(s, a) as a callable on text turns; it tokenises by itself, whatever the policy's
+    tokenizer."""
 
     def __init__(self, model: PreTrainedModel, renderer: Renderer, settings: QSettings) -> None:
         self.model = model
@@ -41,7 +42,8 @@ class QFunction:
 
     @classmethod
     def from_policy(cls, folder: Path, settings: QSettings) -> QFunction:
-        """An untrained Q on the backbone of a policy. Its head starts at zero: every pair has the same value."""
+        """An untrained Q on the backbone of a policy. Its head starts at zero: every pair has the
+        same value."""
         tokenizer = load_tokenizer(str(folder))
         model = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -58,9 +60,13 @@ class QFunction:
     def load(cls, folder: Path) -> QFunction:
         """Load what `save` wrote."""
         try:
-            settings = QSettings.model_validate_json((folder / SETTINGS).read_text(encoding="utf-8"))
+            settings = QSettings.model_validate_json(
+                (folder / SETTINGS).read_text(encoding="utf-8")
+            )
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{folder / SETTINGS}: cannot be read ({type(error).__name__}). Fit Q again.") from None
+            raise ArtifactError(
+                f"{folder / SETTINGS}: cannot be read ({type(error).__name__}). Fit Q again."
+            ) from None
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
@@ -71,25 +77,33 @@ class QFunction:
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder, safe_serialization=True)
         self.renderer.tokenizer.save_pretrained(folder)
-        (folder / SETTINGS).write_text(self.settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / SETTINGS).write_text(
+            self.settings.model_dump_json(indent=2) + "\n", encoding="utf-8"
+        )
 
     def raw(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """Outputs of the head (logits under bce) at every action end of the segments, in order: shape (N,)."""
+        """Outputs of the head (logits under bce) at every action end of the segments, in order:
+        shape (N,)."""
         device = self.model.device
         ids_BT = right_pad([segment.ids for segment in segments], value=self._pad_id).to(device)
         backbone: Any = getattr(self.model, self.model.base_model_prefix)
-        # Right padding needs no attention mask in a causal model, and no end is ever looked for by a pad id.
+        # Right padding needs no attention mask in a causal model, and no end is ever looked for by
+        # a pad id.
         hidden_BTD = backbone(input_ids=ids_BT, use_cache=False).last_hidden_state
         rows = [row for row, segment in enumerate(segments) for _ in segment.ends]
         positions = [position for segment in segments for _, position in segment.ends]
-        return self.model.score(hidden_BTD[rows, positions]).squeeze(-1).float()
+        score: Any = self.model.score
+        values: torch.Tensor = score(hidden_BTD[rows, positions]).squeeze(-1).float()
+        return values
 
     def to_value(self, raw_N: torch.Tensor) -> torch.Tensor:
         """Head output to an expected return."""
         return torch.sigmoid(raw_N) if self.settings.loss == "bce" else raw_N
 
     @torch.no_grad()
-    def segment_values(self, segments: Sequence[Segment], *, tokens_per_batch: int = 16_384) -> list[list[float]]:
+    def segment_values(
+        self, segments: Sequence[Segment], *, tokens_per_batch: int = 16_384
+    ) -> list[list[float]]:
         """Values at the action ends of each segment."""
         self.model.eval()
         values: list[list[float]] = [[] for _ in segments]
@@ -119,7 +133,8 @@ class QFunction:
             fitted = self.renderer.fit(state, max_tokens=self.settings.max_tokens - len(ids))
             if fitted is None:
                 raise ArtifactError(
-                    f"q: a message of {len(state[-1]['content'])} characters exceeds its context of "
+                    f"q: a message of {len(state[-1]['content'])} characters exceeds its context "
+                    "of "
                     f"{self.settings.max_tokens} tokens. Fit Q with a larger fit-q.max_tokens."
                 )
             pair = self.renderer.prompt_ids(fitted[0]) + ids

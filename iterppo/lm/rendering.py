@@ -2,9 +2,9 @@
 
     trajectories rows -> Decision(state as messages, action) -> token ids
 
-The rendering of s_{i+1} begins with the rendering of (s_i, a_i), so one causal pass over a conversation sees every turn
-of it. Text that people wrote becomes tokens by itself and can never become a control token: a customer who types
-`<|assistant|>` has typed thirteen characters.
+The rendering of s_{i+1} begins with the rendering of (s_i, a_i), so one causal pass over a
+conversation sees every turn of it. Text that people wrote becomes tokens by itself and can never
+become a control token: a customer who types `<|assistant|>` has typed thirteen characters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ Message = dict[str, str]
 SENT_MARK = "[business sent]"
 CUSTOMER_MARK = "[customer]"
 _MARKS = re.compile(r"\[(business sent|customer)\]", re.IGNORECASE)
-# Private-use characters: no template holds them, and what people wrote takes no part in rendering a template.
+# Private-use characters: no template holds them, and what people wrote takes no part in rendering a
+# template.
 _SLOT = re.compile("\ue000(\\d+)\ue001")
 
 
@@ -44,9 +45,9 @@ class Decision:
 def decisions(rows: Iterable[Mapping[str, Any]], *, system_prompt: str) -> Iterator[Decision]:
     """States and actions of a conversation's turns, in order.
 
-    Each c_i is a user message, each a_i an assistant message; what the business really sent, where it differs from a_i,
-    opens the next user message as a marked note. Turns without an action leave no assistant message behind; what
-    follows continues the user message.
+    Each c_i is a user message, each a_i an assistant message; what the business really sent, where
+    it differs from a_i, opens the next user message as a marked note. Turns without an action leave
+    no assistant message behind; what follows continues the user message.
     """
     messages: list[Message] = [{"role": "system", "content": system_prompt.strip()}]
     note: str | None = None
@@ -133,16 +134,17 @@ class Renderer:
     def pair_ids(self, state: Sequence[Message], action: str) -> list[int]:
         """Tokens of (s, a), up to the place where the customer's answer would begin.
 
-        A model that has learned conversations is there about to predict the answer; at the end-of-turn token before, it
-        predicts nothing but the template. The values of Q are read at the last token.
+        A model that has learned conversations is there about to predict the answer; at the
+        end-of-turn token before, it predicts nothing but the template. The values of Q are read at
+        the last token.
         """
         return self.prompt_ids(state) + self.turn_ids(action)
 
     def fit(self, state: Sequence[Message], *, max_tokens: int) -> tuple[list[Message], int] | None:
         """Cut a state from the left, at a user message, until its prompt has at most `max_tokens`.
 
-        The system message stays. Returns the messages kept and the number cut, or None where even the last message
-        alone does not fit (a message is never cut inside).
+        The system message stays. Returns the messages kept and the number cut, or None where even
+        the last message alone does not fit (a message is never cut inside).
         """
         messages = list(state)
         starts = [1, *(n for n, m in enumerate(messages) if m["role"] == "user" and n > 1)]
@@ -152,10 +154,14 @@ class Renderer:
                 return kept, start - 1
         return None
 
-    def segments(self, turns: Sequence[Decision], *, max_tokens: int) -> tuple[list[Segment], list[int]]:
-        """Sequences that hold every (s_i, a_i) of a conversation, each as short a list as the context allows.
+    def segments(
+        self, turns: Sequence[Decision], *, max_tokens: int
+    ) -> tuple[list[Segment], list[int]]:
+        """Sequences that hold every (s_i, a_i) of a conversation, each as short a list as the
+        context allows.
 
-        Turns that share a left end share a sequence, since the shorter rendering is a prefix of the longer one.
+        Turns that share a left end share a sequence, since the shorter rendering is a prefix of the
+        longer one.
 
         Returns:
             The segments, and the indices of decisions whose pair does not fit into `max_tokens`.
@@ -187,12 +193,18 @@ class Renderer:
         return ids
 
     def _template_fragments(self, roles: tuple[str, ...], generation: bool) -> list[str]:
-        """What the template writes before, between and after the contents of messages with these roles."""
+        """What the template writes before, between and after the contents of messages with these
+        roles."""
         slots = [{"role": role, "content": f"\ue000{n}\ue001"} for n, role in enumerate(roles)]
-        text = self.tokenizer.apply_chat_template(slots, tokenize=False, add_generation_prompt=generation)
-        parts = _SLOT.split(text)
+        text = self.tokenizer.apply_chat_template(
+            slots, tokenize=False, add_generation_prompt=generation
+        )
+        parts = _SLOT.split(str(text))
         if [int(number) for number in parts[1::2]] != list(range(len(roles))):
-            raise UsageError(f"{self.tokenizer.name_or_path}: its chat template drops, repeats or reorders messages.")
+            raise UsageError(
+                f"{self.tokenizer.name_or_path}: its chat template drops, repeats or reorders "
+                "messages."
+            )
         return parts[0::2]
 
     def _encode_fragment(self, text: str) -> tuple[int, ...]:
@@ -205,8 +217,13 @@ class Renderer:
         control = set(self.tokenizer.get_added_vocab().values())
         for token in self.tokenizer.get_added_vocab():
             if control & set(self._content_ids(token)):
-                raise UsageError(f"{name}: cannot spell {token!r} as plain text, so a log could forge control tokens.")
-        system, user, assistant = ({"role": r, "content": r} for r in ("system", "user", "assistant"))
+                raise UsageError(
+                    f"{name}: cannot spell {token!r} as plain text, so a log could forge control "
+                    "tokens."
+                )
+        system, user, assistant = (
+            {"role": r, "content": r} for r in ("system", "user", "assistant")
+        )
         state = [system, user]
         try:
             pair = self.pair_ids(state, "assistant")
@@ -215,15 +232,23 @@ class Renderer:
         except UsageError:
             raise
         except Exception as error:  # a template can raise anything
-            raise UsageError(f"{name}: its chat template refuses system, user, assistant, …: {error}.") from None
+            raise UsageError(
+                f"{name}: its chat template refuses system, user, assistant, …: {error}."
+            ) from None
         longer = self.pair_ids([*state, assistant, user], "assistant")
         if following[: len(pair)] != pair or cut[: len(longer)] != longer:
             raise UsageError(
-                f"{name}: its chat template does not preserve prefixes (the rendering of a later turn must begin with "
-                "the rendering of the earlier one). Give the folder a template without conditions on later messages."
+                f"{name}: its chat template does not preserve prefixes (the rendering of a later "
+                "turn must begin with "
+                "the rendering of the earlier one). Give the folder a template without conditions "
+                "on later messages."
             )
-        if self.turn_ids("assistant")[: len(self.action_ids("assistant"))] != self.action_ids("assistant"):
-            raise UsageError(f"{name}: its chat template does not end an assistant message with the eos token.")
+        if self.turn_ids("assistant")[: len(self.action_ids("assistant"))] != self.action_ids(
+            "assistant"
+        ):
+            raise UsageError(
+                f"{name}: its chat template does not end an assistant message with the eos token."
+            )
 
 
 def _without_control_tokens(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:

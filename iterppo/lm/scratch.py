@@ -1,4 +1,5 @@
-"""The embedded default: a byte-level BPE tokenizer and a small Llama-type model, made from nothing but the log."""
+"""The embedded default: a byte-level BPE tokenizer and a small Llama-type model, made from nothing
+but the log."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
-"""Control tokens alone stand between messages, so that no text ever merges with what surrounds it."""
+"""Control tokens alone stand between messages, so that no text ever merges with what surrounds
+it."""
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE (Sennrich et al., 2016): every text has a spelling, and decoding gives it back."""
+    """A byte-level BPE (Sennrich et al., 2016): every text has a spelling, and decoding gives it
+    back."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -44,7 +47,12 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
 
 
 def build_model(
-    tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, num_layers: int, num_heads: int, context_tokens: int
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    context_tokens: int,
 ) -> LlamaForCausalLM:
     """A Llama with random weights (seed torch before)."""
     config = LlamaConfig(

@@ -1,10 +1,12 @@
-"""Run by path in a fresh process, without iterppo: does plain transformers load this folder and complete a prompt?
+"""Run by path in a fresh process, without iterppo: does plain transformers load this folder and
+complete a prompt?
 
-    python serve_check.py FOLDER < messages.json        # prints {"prompt_ids": […], "completion": "…"}
+python serve_check.py FOLDER < messages.json        # prints {"prompt_ids": […], "completion": "…"}
 """
 
 import json
 import sys
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,8 +17,10 @@ def main() -> None:
     folder = sys.argv[1]
     messages = json.load(sys.stdin)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
-    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
+    inputs: Any = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     torch.manual_seed(0)
     output = model.generate(**inputs)
     prompt_ids = inputs["input_ids"][0].tolist()

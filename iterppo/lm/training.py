@@ -1,4 +1,5 @@
-"""The supervised loop that behaviour cloning and Q fitting share: token-bounded batches, AdamW, warm-up and cosine."""
+"""The supervised loop that behaviour cloning and Q fitting share: token-bounded batches, AdamW,
+warm-up and cosine."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ Item = TypeVar("Item")
 def token_batches(
     lengths: Sequence[int], *, tokens_per_batch: int, seed: int | None
 ) -> list[list[int]]:
-    """Indices of sequences in batches of at most `tokens_per_batch` tokens, padding included (one sequence at least).
+    """Indices of sequences in batches of at most `tokens_per_batch` tokens, padding included (one
+    sequence at least).
 
-    Sequences of similar length share a batch. With a seed, ties of length and the order of batches are random.
+    Sequences of similar length share a batch. With a seed, ties of length and the order of batches
+    are random.
     """
     generator = random.Random(seed)
     order = list(range(len(lengths)))
@@ -41,7 +44,9 @@ def token_batches(
 def right_pad(sequences: Sequence[Sequence[int]], *, value: int) -> torch.Tensor:
     """Integer sequences as one (B, T) tensor."""
     length = max(len(sequence) for sequence in sequences)
-    return torch.tensor([[*sequence, *[value] * (length - len(sequence))] for sequence in sequences])
+    return torch.tensor(
+        [[*sequence, *[value] * (length - len(sequence))] for sequence in sequences]
+    )
 
 
 def minimise(
@@ -78,7 +83,10 @@ def minimise(
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
         lr=learning_rate,
         betas=(0.9, 0.98),
     )
@@ -110,5 +118,7 @@ def minimise(
 def _endless(lengths: Sequence[int], *, tokens_per_batch: int, seed: int) -> Iterator[list[int]]:
     epoch = 0
     while True:
-        yield from token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=seed * 1_000_003 + epoch)
+        yield from token_batches(
+            lengths, tokens_per_batch=tokens_per_batch, seed=seed * 1_000_003 + epoch
+        )
         epoch += 1

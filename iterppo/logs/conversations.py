@@ -1,11 +1,12 @@
 """A line of a log -> a conversation -> turns with rewards.
 
     {"conversation_id", "messages": [{"role": "customer"|"business", "content", "time"?, "outcome"?,
-      "suggestion"?, "adoption"?, "suggestion_logprob"?, "policy_version"?, "persona"?}], "outcome"?, "unfinished"?}
+      "suggestion"?, "adoption"?, "suggestion_logprob"?, "policy_version"?, "persona"?}],
+      "outcome"?, "unfinished"?}
 
-A message's `outcome` is the state of the outcome just before the next message. Suggestion fields stand on the business
-message that followed the suggestion. `meta.unfinished` counts as `unfinished`; nothing else of `meta` is read, since it
-holds facts that no policy may see.
+A message's `outcome` is the state of the outcome just before the next message. Suggestion fields
+stand on the business message that followed the suggestion. `meta.unfinished` counts as
+`unfinished`; nothing else of `meta` is read, since it holds facts that no policy may see.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from iterppo.errors import DataError
 
@@ -32,10 +41,19 @@ def _whole_characters(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_whole_characters)]
+
+
+def _as_integer(value: Any) -> Any:
+    """`true` and `1.0` are outcomes as well as 1."""
+    return int(value) if isinstance(value, bool | float) and value in (0, 1) else value
+
+
+Outcome = Annotated[Literal[0, 1], BeforeValidator(_as_integer)]
 Role = Literal["customer", "business"]
 Adoption = Literal["verbatim", "edited", "influenced", "rejected", "abstained", "not_shown"]
 EDITED_BELOW = 0.5
-"""A suggestion whose sent message is at most so far away (normalised edit distance) counts as edited, else rejected."""
+"""A suggestion whose sent message is at most so far away (normalised edit distance) counts as
+edited, else rejected."""
 
 
 class LogMessage(BaseModel):
@@ -46,7 +64,7 @@ class LogMessage(BaseModel):
     role: Role
     content: Text
     time: datetime | None = None
-    outcome: Literal[0, 1] | None = None
+    outcome: Outcome | None = None
     suggestion: Text | None = None
     adoption: Adoption | None = None
     suggestion_logprob: Annotated[float, Field(allow_inf_nan=False)] | None = None
@@ -67,11 +85,6 @@ class LogMessage(BaseModel):
             raise ValueError(str(error)) from None
         return value
 
-    @field_validator("outcome", mode="before")
-    @classmethod
-    def _parse_outcome(cls, value: Any) -> Any:
-        return int(value) if isinstance(value, bool) or value in (0.0, 1.0) else value
-
     @property
     def knows_suggestion(self) -> bool:
         """Whether the log says what was suggested, be it nothing."""
@@ -79,8 +92,13 @@ class LogMessage(BaseModel):
 
     @property
     def is_decision(self) -> bool:
-        """Whether the assistant did something, although nothing may have been sent: it suggested, or it abstained."""
-        return self.role == "business" and self.adoption != "not_shown" and bool(self.suggestion or self.adoption)
+        """Whether the assistant did something, although nothing may have been sent: it suggested,
+        or it abstained."""
+        return (
+            self.role == "business"
+            and self.adoption != "not_shown"
+            and bool(self.suggestion or self.adoption)
+        )
 
 
 class LogConversation(BaseModel):
@@ -90,12 +108,10 @@ class LogConversation(BaseModel):
 
     conversation_id: Text
     messages: list[LogMessage]
-    outcome: Literal[0, 1] | None = None
+    outcome: Outcome | None = None
     unfinished: bool = False
     policy_version: Text | None = None
     persona: Text | None = None
-
-    _parse_outcome = field_validator("outcome", mode="before")(LogMessage._parse_outcome.__func__)
 
 
 def parse_line(line: bytes) -> LogConversation:
@@ -122,7 +138,9 @@ def parse_line(line: bytes) -> LogConversation:
         raise DataError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
     if not conversation.conversation_id:
         raise DataError("conversation_id: is empty")
-    marked = [number for number, message in enumerate(conversation.messages) if message.outcome == 1]
+    marked = [
+        number for number, message in enumerate(conversation.messages) if message.outcome == 1
+    ]
     if conversation.outcome == 0 and marked:
         raise DataError(f"outcome: is 0, but messages.{marked[0]} carries 1")
     return conversation
@@ -145,21 +163,26 @@ class _Side:
 
 
 def turns_of(conversation: LogConversation) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The turns of a conversation, as trajectories rows without `split`, and what was counted on the way.
+    """The turns of a conversation, as trajectories rows without `split`, and what was counted on
+    the way.
 
-    The reward r_{i+1} = o_{i+1} is credited to the transition out of the last (s_i, a_i) before the outcome, whether a
-    customer's or a business's message carries it. Messages after it are cut: the conversation ended there (absorbing).
-    A conversation whose outcome was reached before any decision has no turns.
+    The reward r_{i+1} = o_{i+1} is credited to the transition out of the last (s_i, a_i) before the
+    outcome, whether a customer's or a business's message carries it. Messages after it are cut: the
+    conversation ended there (absorbing). A conversation whose outcome was reached before any
+    decision has no turns.
     """
     messages = conversation.messages
     first = next((number for number, message in enumerate(messages) if message.outcome == 1), None)
     reached = first is not None or conversation.outcome == 1
-    labelled = conversation.outcome is not None or any(message.outcome is not None for message in messages)
+    labelled = conversation.outcome is not None or any(
+        message.outcome is not None for message in messages
+    )
     censored = not reached and (conversation.unfinished or not labelled)
     kept = messages if first is None else messages[: first + 1]
     sides = list(_join(kept))
     rows = _pair(sides, conversation)
-    # A closing customer message is a state in which the business stopped responding, unless the outcome came with it.
+    # A closing customer message is a state in which the business stopped responding, unless the
+    # outcome came with it.
     if reached and rows and sides[-1].role == "customer":
         closing = rows.pop()
         if rows:
@@ -202,7 +225,9 @@ def _join(messages: list[LogMessage]) -> Iterator[_Side]:
 
 
 def _pair(sides: list[_Side], conversation: LogConversation) -> list[dict[str, Any]]:
-    has_suggestions = any(m.knows_suggestion for side in sides for m in side.messages if side.role == "business")
+    has_suggestions = any(
+        m.knows_suggestion for side in sides for m in side.messages if side.role == "business"
+    )
     pairs: list[tuple[_Side | None, _Side | None]] = []
     for side in sides:
         if side.role == "customer":
@@ -229,7 +254,9 @@ def _pair(sides: list[_Side], conversation: LogConversation) -> list[dict[str, A
     ]
 
 
-def _suggestion(side: _Side | None, has_suggestions: bool, conversation: LogConversation) -> dict[str, Any]:
+def _suggestion(
+    side: _Side | None, has_suggestions: bool, conversation: LogConversation
+) -> dict[str, Any]:
     messages = side.messages if side else []
     suggested = [m for m in messages if m.suggestion]
     text = "\n".join(m.suggestion or "" for m in suggested) or None
@@ -252,7 +279,9 @@ def _suggestion(side: _Side | None, has_suggestions: bool, conversation: LogConv
         "adoption": adoption,
         "edit_distance": distance,
         "suggestion_logprob": sum(logprobs) if logprobs else None,
-        "policy_version": next((m.policy_version for m in messages if m.policy_version), conversation.policy_version),
+        "policy_version": next(
+            (m.policy_version for m in messages if m.policy_version), conversation.policy_version
+        ),
         "persona": next((m.persona for m in messages if m.persona), conversation.persona),
     }
 

@@ -24,14 +24,20 @@ def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[Path]:
     """
     if not patterns:
         if round_folder is None:
-            raise UsageError("ingest: no log is named. Name files, or the round with --round runs/NAME/000.")
+            raise UsageError(
+                "ingest: no log is named. Name files, or the round with --round runs/NAME/000."
+            )
         patterns = [str(round_folder / "log")]
     found: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
             path = path / LOG_FILE
-        matches = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+        matches = (
+            [path]
+            if path.is_file()
+            else [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+        )
         matches = [match for match in matches if match.is_file()]
         if not matches:
             raise DataError(f"{pattern}: no such log. Check the path (quote a glob: '*.jsonl.gz').")
@@ -52,7 +58,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line.rstrip(b"\r\n")
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: line {number + 1}: cannot be read ({error}). Is the file whole?") from None
+        raise DataError(
+            f"{path}: line {number + 1}: cannot be read ({error}). Is the file whole?"
+        ) from None
 
 
 def _open(path: Path) -> BinaryIO:

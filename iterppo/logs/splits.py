@@ -4,7 +4,8 @@ import hashlib
 
 
 def unit_hash(text: str, *, seed: int) -> float:
-    """A number in [0, 1) that depends on text and seed alone: the same on every machine and in every order."""
+    """A number in [0, 1) that depends on text and seed alone: the same on every machine and in
+    every order."""
     digest = hashlib.sha256(f"{seed}:{text}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 

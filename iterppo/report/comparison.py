@@ -11,16 +11,20 @@ from iterppo.statistics.intervals import newcombe_interval, wilson_interval
 
 
 def compare_outcomes(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Share of the conversations that ended with the outcome, per artifact; differences are to the first.
+    """Share of the conversations that ended with the outcome, per artifact; differences are to the
+    first.
 
-    Censored conversations are not counted in a rate, since their outcome is unknown; their number stands beside it.
+    Censored conversations are not counted in a rate, since their outcome is unknown; their number
+    stands beside it.
     """
     results: list[dict[str, Any]] = []
     for folder in folders:
         ended = outcomes = censored = 0
         versions: set[str] = set()
         artifact = open_artifact(folder, "trajectories")
-        for turns in artifact.conversations(["conversation_id", "reward", "censored", "policy_version"]):
+        for turns in artifact.conversations(
+            ["conversation_id", "reward", "censored", "policy_version"]
+        ):
             versions |= {turn["policy_version"] for turn in turns if turn["policy_version"]}
             if turns[0]["censored"]:
                 censored += 1
@@ -62,8 +66,7 @@ def comparison_text(results: Sequence[dict[str, Any]]) -> str:
         if result["censored"]:
             text += f" ({result['censored']} open)"
         if "difference" in result:
-            text += (
-                f"  {result['difference']:+.3f} [{result['difference_low']:+.3f}, {result['difference_high']:+.3f}]"
-            )
+            low, high = result["difference_low"], result["difference_high"]
+            text += f"  {result['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append(f"{text}  {result['trajectories']}")
     return "\n".join(lines)

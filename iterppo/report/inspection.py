@@ -21,17 +21,22 @@ def summary(path: Path, manifest: Manifest) -> str:
 
 
 def inspect_text(folder: Path, *, rows: int) -> str:
-    """An artifact with its lineage, counts and first rows; or the counts of every artifact of a round."""
+    """An artifact with its lineage, counts and first rows; or the counts of every artifact of a
+    round."""
     if not (folder / MANIFEST).exists() and _members(folder):
         return _round_text(folder)
     artifact = open_artifact(folder)
     manifest = artifact.manifest
     lines = [
         summary(folder, manifest),
-        f"  made by {manifest.stage}, iterppo {manifest.iterppo_version}, {manifest.created_at:%Y-%m-%d %H:%M} UTC",
+        f"  made by {manifest.stage}, iterppo {manifest.iterppo_version}, "
+        f"{manifest.created_at:%Y-%m-%d %H:%M} UTC",
         f"  digest {manifest.digest[:16]}, seed {manifest.seed}",
     ]
-    lines += [f"  from {name}: {record.path} ({record.kind} {record.digest[:16]})" for name, record in manifest.inputs.items()]
+    lines += [
+        f"  from {name}: {record.path} ({record.kind} {record.digest[:16]})"
+        for name, record in manifest.inputs.items()
+    ]
     lines.append("  config " + json.dumps(manifest.config, ensure_ascii=False))
     others = [name for name in manifest.files if not name.startswith("part-")]
     if others:
@@ -54,7 +59,11 @@ def inspect_json(folder: Path) -> str:
 def _members(folder: Path) -> list[Artifact]:
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: not found. Check the path.")
-    found = [open_artifact(path) for path in folder.iterdir() if (path / MANIFEST).exists() and path.name[0] != "."]
+    found = [
+        open_artifact(path)
+        for path in folder.iterdir()
+        if (path / MANIFEST).exists() and path.name[0] != "."
+    ]
     return sorted(found, key=lambda artifact: artifact.manifest.created_at)
 
 
@@ -69,7 +78,9 @@ def _table(name: str, values: dict[str, Any]) -> list[str]:
     if not values:
         return []
     width = max(len(key) for key in values)
-    return [f"  {name}"] + [f"    {key:<{width}}  {_number(value)}" for key, value in values.items()]
+    return [f"  {name}"] + [
+        f"    {key:<{width}}  {_number(value)}" for key, value in values.items()
+    ]
 
 
 def _number(value: Any) -> str:
@@ -83,7 +94,9 @@ def _number(value: Any) -> str:
 def _row_lines(row: dict[str, Any]) -> list[str]:
     lines = []
     for key, value in row.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        text = (
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        )
         shown = text.encode("unicode_escape").decode() if not text.isprintable() else text
         lines.append(f"  {key}: {shown if len(shown) <= _WIDTH else shown[:_WIDTH] + ' …'}")
     return lines

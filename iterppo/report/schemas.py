@@ -1,6 +1,7 @@
 """`iterppo schema`: the published contracts, and their making.
 
-    python -m iterppo.report.schemas        # writes the documents that do not exist yet; published ones never change
+python -m iterppo.report.schemas        # writes the documents that do not exist yet; published ones
+never change
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from iterppo.errors import UsageError
 def kinds_text() -> str:
     """Every kind with its current version."""
     lines = [f"{row.kind}@{row.version}  one row is {row.one_row_is}" for row in ROWS.values()]
-    return "\n".join([*lines, *(f"{kind}@{version}  a folder without rows" for kind, version in FOLDER_KINDS.items())])
+    return "\n".join(
+        [
+            *lines,
+            *(f"{kind}@{version}  a folder without rows" for kind, version in FOLDER_KINDS.items()),
+        ]
+    )
 
 
 def kinds_json() -> str:
@@ -46,10 +52,15 @@ def schema_text(kind: str) -> str:
 
 def _published(kind: str) -> dict[str, Any]:
     if kind in FOLDER_KINDS:
-        raise UsageError(f"{kind}: a folder without rows, so it has no columns. Kinds with rows: {', '.join(ROWS)}.")
+        raise UsageError(
+            f"{kind}: a folder without rows, so it has no columns. Kinds with rows: "
+            f"{', '.join(ROWS)}."
+        )
     if kind not in ROWS:
         raise UsageError(f"{kind}: no such kind. Kinds: {', '.join(ROWS)}.")
-    text = (files("iterppo.schemas") / kind / f"v{ROWS[kind].version}.json").read_text(encoding="utf-8")
+    text = (files("iterppo.schemas") / kind / f"v{ROWS[kind].version}.json").read_text(
+        encoding="utf-8"
+    )
     content: dict[str, Any] = json.loads(text)
     return content
 
@@ -61,7 +72,9 @@ def publish(folder: Path) -> list[Path]:
         file = folder / row.kind / f"v{row.version}.json"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(document(row), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            file.write_text(
+                json.dumps(document(row), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
             written.append(file)
     return written
 

@@ -1,7 +1,7 @@
 """Advantages of tokens.
 
-Shapes: B completions, T tokens. Values have T + 1 columns: column t is the estimate before token t is written, column
-t + 1 the one after it.
+Shapes: B completions, T tokens. Values have T + 1 columns: column t is the estimate before token t
+is written, column t + 1 the one after it.
 """
 
 import torch
@@ -22,10 +22,11 @@ def generalised_advantages(
 
         δ_t = r_t + γ V_{t+1} − V_t,    A_t = δ_t + γ λ A_{t+1},    R_t = A_t + V_t
 
-    λ = 1 is the discounted sum of rewards minus V_t, λ = 0 the one-step error. Beyond the last token V is 0 where the
-    completion ended (its turn is over) and the critic's estimate where it was only truncated. A masked token takes no
-    time: the estimate of the next real token is carried over it undiminished, and its own reward is not seen.
-    Schulman et al. (2016), equation 16.
+    λ = 1 is the discounted sum of rewards minus V_t, λ = 0 the one-step error. Beyond the last
+    token V is 0 where the completion ended (its turn is over) and the critic's estimate where it
+    was only truncated. A masked token takes no
+    time: the estimate of the next real token is carried over it undiminished, and its own reward is
+    not seen. Schulman et al. (2016), equation 16.
 
     Args:
         reward_BT: Reward on writing token t, in units of Q.
@@ -42,13 +43,14 @@ def generalised_advantages(
         ValueError: If the shapes do not fit.
 
     >>> r, v, m = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5, 9.0]]), torch.ones(1, 2)
-    >>> generalised_advantages(r, v, m, terminated_B=torch.tensor([True]), gamma=1.0, lambda_=1.0)[0]
-    tensor([[0.5000, 0.5000]])
+    >>> generalised_advantages(r, v, m, terminated_B=torch.tensor([True]), gamma=1.0,
+    lambda_=1.0)[0] tensor([[0.5000, 0.5000]])
     """
     B, T = reward_BT.shape
     if mask_BT.shape != (B, T) or value_BT1.shape != (B, T + 1) or terminated_B.shape != (B,):
         raise ValueError(
-            f"reward {tuple(reward_BT.shape)}, mask {tuple(mask_BT.shape)}, value {tuple(value_BT1.shape)} and "
+            f"reward {tuple(reward_BT.shape)}, mask {tuple(mask_BT.shape)}, value "
+            f"{tuple(value_BT1.shape)} and "
             f"terminated {tuple(terminated_B.shape)} are not (B, T), (B, T), (B, T + 1) and (B,)"
         )
     real_BT = mask_BT.bool()
@@ -71,10 +73,11 @@ def generalised_advantages(
 def token_rewards(
     score_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, *, terminated_B: Tensor, kl_coefficient: float
 ) -> Tensor:
-    """Reward of every token: −β k1 on each, and Q(s, a) on the last token of a completion that ended.
+    """Reward of every token: −β k1 on each, and Q(s, a) on the last token of a completion that
+    ended.
 
-    A truncated completion is no action, so it is paid no Q: its value is the critic's to estimate. A score of 0 is a
-    reward like any other.
+    A truncated completion is no action, so it is paid no Q: its value is the critic's to estimate.
+    A score of 0 is a reward like any other.
 
     Args:
         score_B: Q̂(s, a).

@@ -10,7 +10,8 @@ from torch import Tensor
 def value_loss(
     value_BT: Tensor, old_value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor, *, clip: float
 ) -> Tensor:
-    """Half the squared error of the critic, with its change since sampling clipped, summed over the tokens.
+    """Half the squared error of the critic, with its change since sampling clipped, summed over the
+    tokens.
 
         ½ Σ_t max((V_t − R_t)², (V_old,t + clamp(V_t − V_old,t, ±clip) − R_t)²)
 

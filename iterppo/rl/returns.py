@@ -1,6 +1,7 @@
 """Monte Carlo returns of a conversation.
 
-Index t of a list of T rewards is r_{t+2} in the paper's count from 1: what is received on leaving state s_{t+1}.
+Index t of a list of T rewards is r_{t+2} in the paper's count from 1: what is received on leaving
+state s_{t+1}.
 """
 
 from collections.abc import Sequence
@@ -9,10 +10,12 @@ from collections.abc import Sequence
 def monte_carlo_returns(rewards: Sequence[float], *, gamma: float) -> list[float]:
     """Discounted sum of all later rewards, at every turn of a conversation that ended.
 
-        G_i = Σ_{j=0}^{T-i} γ^j r_{i+j+1},    computed backwards as G_i = r_{i+1} + γ G_{i+1},  G_{T+1} = 0
+        G_i = Σ_{j=0}^{T-i} γ^j r_{i+j+1},    computed backwards as G_i = r_{i+1} + γ G_{i+1},
+        G_{T+1} = 0
 
-    γ = 1 is the undiscounted sum, γ = 0 the next reward. The reward r_{T+1} of the last transition is part of the sum:
-    the paper's state reward R(s_{T+1}) = o_{T+1} would vanish in the absorbing state (Jiang et al., 2025, section 3.1).
+    γ = 1 is the undiscounted sum, γ = 0 the next reward. The reward r_{T+1} of the last transition
+    is part of the sum: the paper's state reward R(s_{T+1}) = o_{T+1} would vanish in the absorbing
+    state (Jiang et al., 2025, section 3.1).
 
     Args:
         rewards: r_{i+1} for i = 1 … T.

@@ -11,7 +11,8 @@ import numpy as np
 
 
 def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson, 1927); right also near 0 and 1, where ± 2 standard errors are not.
+    """Score interval of a proportion (Wilson, 1927); right also near 0 and 1, where ± 2 standard
+    errors are not.
 
         (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n)
 
@@ -34,7 +35,8 @@ def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> tupl
 def newcombe_interval(
     successes: int, trials: int, base_successes: int, base_trials: int, *, level: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of the difference of two proportions from their Wilson intervals (Newcombe, 1998, method 10).
+    """Interval of the difference of two proportions from their Wilson intervals (Newcombe, 1998,
+    method 10).
 
     >>> [round(x, 4) for x in newcombe_interval(56, 70, 48, 80)]
     [0.0524, 0.3339]
@@ -57,13 +59,15 @@ def cluster_bootstrap(
     seed: int,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic when rows of one cluster (conversation) are not independent.
+    """Percentile interval of a statistic when rows of one cluster (conversation) are not
+    independent.
 
     Clusters are drawn with replacement, all rows of a drawn cluster together.
 
     Args:
         clusters: Cluster of each row.
-        statistic: From row indices (with repetitions) to a number; a sample where it is not finite is left out.
+        statistic: From row indices (with repetitions) to a number; a sample where it is not finite
+            is left out.
         samples: Number of resamples.
         seed: Of the resampling.
         level: Of the interval.

@@ -12,10 +12,14 @@ from iterppo.statistics.intervals import cluster_bootstrap
 Array = np.ndarray[Any, Any]
 
 
-def explained_variance(prediction: Array, target: Array, weight: Array, *, constant: float) -> float:
-    """1 − MSE(prediction) / MSE(constant): 0 for a prediction as good as the constant, 1 for a perfect one.
+def explained_variance(
+    prediction: Array, target: Array, weight: Array, *, constant: float
+) -> float:
+    """1 − MSE(prediction) / MSE(constant): 0 for a prediction as good as the constant, 1 for a
+    perfect one.
 
-    The constant is given, not the target's own mean, so that both are predictions made without seeing the target.
+    The constant is given, not the target's own mean, so that both are predictions made without
+    seeing the target.
     """
     baseline = float(np.sum(weight * (target - constant) ** 2))
     if baseline == 0:
@@ -24,20 +28,28 @@ def explained_variance(prediction: Array, target: Array, weight: Array, *, const
 
 
 def auc(prediction: Array, positive: Array) -> float:
-    """Probability that a positive turn is scored above another (ties count half); NaN where one class is missing."""
+    """Probability that a positive turn is scored above another (ties count half); NaN where one
+    class is missing."""
     num_positive = int(positive.sum())
     num_negative = len(positive) - num_positive
     if num_positive == 0 or num_negative == 0:
         return float("nan")
     _, inverse, counts = np.unique(prediction, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+    return float(
+        (ranks[positive].sum() - num_positive * (num_positive + 1) / 2)
+        / (num_positive * num_negative)
+    )
 
 
-def calibration_error(prediction: Array, target: Array, weight: Array, *, num_bins: int = 10) -> float:
-    """Expected calibration error: mean |mean prediction − mean return| over bins of equal size by prediction.
+def calibration_error(
+    prediction: Array, target: Array, weight: Array, *, num_bins: int = 10
+) -> float:
+    """Expected calibration error: mean |mean prediction − mean return| over bins of equal size by
+    prediction.
 
-    Equal predictions share a bin, so the order of the turns does not matter and a constant is one bin.
+    Equal predictions share a bin, so the order of the turns does not matter and a constant is one
+    bin.
     """
     _, inverse, counts = np.unique(prediction, return_inverse=True, return_counts=True)
     middle_rank = (np.cumsum(counts) - counts / 2)[inverse]
@@ -64,7 +76,8 @@ def q_diagnostics(
 ) -> dict[str, float | bool]:
     """Held-out metrics of Q̂, with intervals bootstrapped by conversation.
 
-    `better_than_constant` is true only where the whole 95 % interval of the explained variance lies above 0.
+    `better_than_constant` is true only where the whole 95 % interval of the explained variance lies
+    above 0.
     """
     q, g, w = (np.asarray(values, dtype=float) for values in (prediction, target, weight))
     clusters = list(conversation_ids)

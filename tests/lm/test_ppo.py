@@ -16,7 +16,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from trl.trainer.utils import add_fused_lm_head
 
 from iterppo.artifact import ArtifactWriter, open_artifact
@@ -378,6 +378,41 @@ def test_every_update_learns_from_the_right_numbers(
             )
     assert min(seen[True], seen[False]) >= 5, "both kinds of end were met"
     assert largest_kl > 0.01, "the policy moved, so the penalty was tried"
+
+
+@pytest.mark.parametrize("microbatch_size", [4, 16], ids=["padded apart", "padded together"])
+def test_padding_is_not_seen_by_a_model_with_learned_positions(
+    microbatch_size: int, start: Start, renderer: Renderer, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(renderer.tokenizer),
+            n_positions=128,
+            n_embd=32,
+            n_layer=1,
+            n_head=2,
+            bos_token_id=None,
+            eos_token_id=renderer.eos_id,
+            pad_token_id=renderer.tokenizer.pad_token_id,
+        )
+    )
+    torch.nn.init.normal_(model.transformer.wpe.weight, std=1.0)
+    settings = {
+        "system_prompt": "",
+        "max_prompt_tokens": 100,
+        "max_new_tokens": 5,
+        "temperature": 1.0,
+    }
+    policies.save_policy(tmp_path / "gpt2", model=model, renderer=renderer, settings=settings)
+    run = start(folder=tmp_path / "gpt2", minibatches=1, microbatch_size=microbatch_size)
+    batch = run.watch().train().updates[0].batch
+
+    for b, row in enumerate(run.samples):
+        prompt = batch["prompt_ids"][b][batch["prompt_mask"][b].bool()].tolist()
+        expected_T = log_likelihood(run.updates[0].model, prompt, row["tokens"], 1.0)
+        found_T = batch["old_per_token_logps"][b, : len(row["tokens"])]
+        assert torch.allclose(found_T, expected_T, atol=1e-4)
 
 
 def test_whitened_advantages_are_the_advantages_of_the_update_scaled(start: Start) -> None:

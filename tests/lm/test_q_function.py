@@ -315,7 +315,7 @@ def test_a_fit_depends_on_its_seed_and_on_nothing_else(
     assert first != other
 
 
-@pytest.mark.parametrize("bad", [-0.1, 1.1, math.inf])
+@pytest.mark.parametrize("bad", [-0.1, 1.1])
 def test_returns_that_are_no_probabilities_need_the_squared_loss(
     bad: float, make_policy: MakePolicy, target: Callable[..., Target]
 ) -> None:
@@ -327,12 +327,13 @@ def test_returns_that_are_no_probabilities_need_the_squared_loss(
 
 
 @pytest.mark.parametrize("loss", ["bce", "squared"])
+@pytest.mark.parametrize("unknown", [math.nan, math.inf])
 @pytest.mark.parametrize("place", [0, 1])
 def test_an_unknown_return_with_a_weight_is_an_error_and_not_a_zero(
-    loss: str, place: int, make_policy: MakePolicy, target: Callable[..., Target]
+    loss: str, unknown: float, place: int, make_policy: MakePolicy, target: Callable[..., Target]
 ) -> None:
     paid = [0.5, 0.5]
-    paid[place] = math.nan
+    paid[place] = unknown
     targets = [target("a", ["yes"], [paid[0]]), target("b", ["no"], [paid[1]])]
     q = QFunction.from_policy(
         make_policy(steps=0), QSettings.model_validate({"loss": loss, "max_tokens": 128})
