@@ -8,6 +8,7 @@ from typing import Any
 
 from iterppo.artifact import MANIFEST, Artifact, Manifest, open_artifact
 from iterppo.errors import ArtifactError
+from iterppo.report.conservation import conservation
 
 _WIDTH = 100
 
@@ -69,8 +70,12 @@ def _members(folder: Path) -> list[Artifact]:
 
 def _round_text(folder: Path) -> str:
     lines = [f"{folder}: a round"]
+    counts: dict[str, dict[str, int]] = {}
     for artifact in _members(folder):
         lines.append(summary(artifact.path, artifact.manifest))
+        counts[artifact.manifest.kind] = artifact.manifest.counts
+    for identity, holds in conservation(counts):
+        lines.append(identity if holds else f"{identity}  <- something was lost or doubled")
     return "\n".join(lines)
 
 

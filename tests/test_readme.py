@@ -1,0 +1,65 @@
+"""The README and the Makefile say what the code does."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from iterppo.pipeline import BEHAVIOUR, STAGES
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def stage_rows() -> list[str]:
+    rows = []
+    for stage in STAGES.values():
+        reads = [f"{slot.kind}{' (optional)' if slot.optional else ''}" for slot in stage.reads]
+        writes = [slot.kind for slot in stage.writes]
+        told = ", ".join(reads) or "log files"
+        rows.append(f"| `iterppo {stage.name}` | {stage.help} | {told} | {', '.join(writes)} |")
+    return rows
+
+
+def test_the_table_of_stages_is_the_pipelines() -> None:
+    between = re.search(r"<!-- stages.*?-->\n(.*?)<!-- end", README, re.DOTALL)
+
+    assert between is not None
+    assert stage_rows() == between.group(1).splitlines()[2:]
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    named = set(re.findall(r"(?:\.venv/bin/|`)iterppo ([a-z-]+)", README))
+
+    assert named <= set(STAGES) | {"inspect", "compare", "schema"}
+    assert set(STAGES) <= named
+
+
+def test_every_make_target_in_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+
+    assert set(re.findall(r"make ([a-z]+)\b(?= |\n|`)", README)) <= targets
+
+
+def test_every_place_in_the_tree_exists() -> None:
+    tree = README.rpartition("## Tree")[2]
+    inside = [line.split()[0] for line in tree.splitlines() if re.match(r"^ +[a-z]", line)]
+    top = [line.split()[0] for line in tree.splitlines() if re.match(r"^[a-z]+/", line)]
+
+    assert all((ROOT / "iterppo" / name).exists() for name in inside)
+    assert all((ROOT / name).exists() for name in top)
+
+
+def test_make_round_runs_every_stage_but_rollout_once_and_inputs_first(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("{}\n", encoding="utf-8")
+    command = ["make", "--dry-run", "round", f"ROUND={tmp_path}/000", f"LOGS={log}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    order = re.findall(r"bin/iterppo ([a-z-]+) .*--round", result.stdout)
+    made: set[str] = set()
+    assert sorted(order) == sorted(set(STAGES) - {"rollout"})
+    for name in order:
+        places = {"init" if slot.place == BEHAVIOUR else slot.place for slot in STAGES[name].reads}
+        assert places <= made
+        made |= {slot.place for slot in STAGES[name].writes}
