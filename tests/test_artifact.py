@@ -150,8 +150,9 @@ def test_the_manifest_tells_what_made_the_artifact_and_from_what(folder: Path) -
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 4 rows, parts of 8."""
-    monkeypatch.setattr(artifact, "_ROWS_PER_GROUP", 4)
-    monkeypatch.setattr(artifact, "_ROWS_PER_PART", 8)
+    monkeypatch.setattr(artifact.writing, "_ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(artifact.reading, "_ROWS_PER_BATCH", 4)
+    monkeypatch.setattr(artifact.writing, "_ROWS_PER_PART", 8)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -680,7 +681,7 @@ def test_a_stage_runs_again_only_where_something_changed(
     # Another split changes the trajectories' content, so the returns are made anew.
     assert run_stages(settings=["seed=12"]) == [True, True]
 
-    monkeypatch.setattr(artifact, "code_digest", lambda: "another release")
+    monkeypatch.setattr(artifact.manifest, "code_digest", lambda: "another release")
     assert run_stages(settings=["seed=12"]) == [True, True]
 
 

@@ -710,7 +710,9 @@ def test_a_round_goes_from_the_scripted_shop_to_returns(folder: Path, command: C
 
     shown = command("inspect", "runs/shop/000")
     assert (shown.status, shown.stderr) == (0, "")
-    heads = [line for line in shown.stdout.splitlines() if not line.startswith(" ")]
+    lines = [line for line in shown.stdout.splitlines() if not line.startswith(" ")]
+    heads = [line for line in lines if " = " not in line]
+    assert len(lines) == len(heads) + 4  # lines, messages, conversations and turns are conserved
     assert heads[0] == "runs/shop/000: a round"
     assert sorted(heads[1:]) == sorted(
         [

@@ -17,14 +17,14 @@ from typing import Any, Protocol
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from transformers import PrinterCallback
+from trl import GRPOTrainer
 
 from iterppo.config import PPOConfig
 from iterppo.lm.critic import Critic
 from iterppo.lm.policy import Policy
 from iterppo.lm.rendering import Message
-from iterppo.progress import LINE_EVERY_S, say
+from iterppo.lm.trl_arguments import Report, trainer_arguments
 from iterppo.rl.advantages import generalised_advantages, token_rewards, whiten
 from iterppo.rl.losses import value_loss
 
@@ -91,7 +91,7 @@ class PPOTrainer(GRPOTrainer):
                 policy, reward, rows, number=config.critic_samples, seed=config.seed
             )
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Report(config))
+        self.add_callback(Report(config))
 
     # --- sampling
 
@@ -319,62 +319,6 @@ class PPOTrainer(GRPOTrainer):
             )
 
 
-def trainer_arguments(config: PPOConfig, policy: Policy, work: Path) -> GRPOConfig:
-    """TRL's arguments for a stage configuration.
-
-    Raises:
-        ValueError: If the completions of an update do not divide into minibatches, microbatches and
-        prompts.
-    """
-    minibatch, rest = divmod(config.completions_per_update, config.minibatches)
-    microbatch = config.microbatch_size or minibatch
-    if (
-        rest
-        or minibatch % microbatch
-        or config.completions_per_update % config.completions_per_prompt
-    ):
-        raise ValueError(
-            f"completions_per_update = {config.completions_per_update} must be a multiple of "
-            "minibatches = "
-            f"{config.minibatches}, of microbatch_size = {microbatch} times it, and of "
-            "completions_per_prompt = "
-            f"{config.completions_per_prompt}"
-        )
-    accumulation = minibatch // microbatch
-    return GRPOConfig(
-        output_dir=str(work),
-        per_device_train_batch_size=microbatch,
-        gradient_accumulation_steps=accumulation,
-        steps_per_generation=accumulation * config.minibatches,
-        num_iterations=config.epochs,
-        num_generations=config.completions_per_prompt,
-        max_steps=config.updates * config.epochs * config.minibatches,
-        max_completion_length=policy.settings.max_new_tokens,
-        temperature=policy.settings.temperature,
-        top_p=1.0,  # sampling must be π itself, or the ratio and the KL are those of another policy
-        top_k=0,
-        beta=config.kl_coefficient,
-        epsilon=config.clip,
-        entropy_coef=config.entropy_coefficient,
-        loss_type="dapo",
-        scale_rewards="none",
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="linear",
-        weight_decay=0.0,
-        max_grad_norm=config.max_gradient_norm,
-        disable_dropout=True,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=False,
-        logging_steps=config.epochs * config.minibatches,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        seed=config.seed,
-    )
-
-
 def _by_length(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Microbatches of one minibatch, dealt anew so that each holds prompts of similar length."""
     rows = {
@@ -388,26 +332,6 @@ def _by_length(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {**part, **{n: v[piece] for n, v in rows.items()}}
         for part, piece in zip(parts, pieces, strict=True)
     ]
-
-
-class _Report(TrainerCallback):
-    """A line now and then on standard error."""
-
-    def __init__(self, config: PPOConfig) -> None:
-        self._per_update = config.epochs * config.minibatches
-        self._updates = config.updates
-        self._said = 0.0
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        import time
-
-        if logs and "q" in logs and time.monotonic() - self._said > LINE_EVERY_S:
-            self._said = time.monotonic()
-            say(
-                f"ppo: update {state.global_step // self._per_update} of {self._updates}, Q "
-                f"{logs['q']:.3f}, "
-                f"KL {logs['kl_per_completion']:.2f} nat, entropy {logs['entropy']:.2f}"
-            )
 
 
 __all__ = ["PPOTrainer", "Reward", "trainer_arguments"]

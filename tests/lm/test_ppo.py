@@ -528,6 +528,35 @@ def test_the_losses_of_microbatches_add_up_to_the_loss_of_their_minibatch(start:
             assert (gradient - other[name]).abs().max() <= 1e-4 * scale + 1e-9, name
 
 
+@pytest.mark.parametrize(("minibatches", "size"), [(1, 16), (2, 4), (4, 4)])
+def test_the_critics_loss_is_a_mean_over_the_tokens_of_a_minibatch(
+    minibatches: int, size: int, start: Start
+) -> None:
+    run = start(minibatches=minibatches, microbatch_size=size, value_clip=0.0).train()
+    trainer, parts = run.trainer, run.trainer._buffered_inputs
+    trainer._step = 10**6 + 1  # no longer the first minibatch
+    found = squared = 0.0
+    for part in parts:
+        losses = []
+        for coefficient in (0.5, 0.0):
+            trainer.config = trainer.config.model_copy(update={"value_coefficient": coefficient})
+            losses.append(trainer._compute_loss(trainer.model, part).item())
+        found += losses[0] - losses[1]
+        length = part["completion_ids"].shape[1]
+        with torch.no_grad(), trainer.critic.collecting() as values:
+            trainer.model(
+                input_ids=torch.cat([part["prompt_ids"], part["completion_ids"]], dim=1),
+                attention_mask=torch.cat([part["prompt_mask"], part["completion_mask"]], dim=1),
+            )
+        error_BT = values[0][:, -(length + 1) : -1] - part["returns"]
+        squared += (error_BT.square() * part["completion_mask"]).sum().item()
+    tokens = sum(len(row["tokens"]) for row in run.samples)
+
+    assert len(parts) == 16 // size
+    # Each minibatch is divided by the tokens of an average one, so together they count as many times.
+    assert found == pytest.approx(0.5 * 0.5 * squared / (tokens / minibatches), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("settings", "numbers"),
     [

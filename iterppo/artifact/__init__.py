@@ -1,0 +1,40 @@
+"""Artifacts: folders that are whole or not there at all.
+
+    <name>/part-00000.parquet …  rows, under a contract (absent for kinds without rows)
+    <name>/…                     files beside them (a checkpoint, metrics.json)
+    <name>/manifest.json         written last, before one rename of the whole folder
+
+The manifest holds the lineage: what made the artifact, from which inputs (by content), with which
+configuration.
+"""
+
+from iterppo.artifact.manifest import (
+    MANIFEST,
+    FileRecord,
+    InputRecord,
+    Manifest,
+    code_digest,
+    digest_of,
+    file_digest,
+    file_records,
+    fingerprint,
+)
+from iterppo.artifact.reading import Artifact, is_up_to_date, open_artifact, read_manifest
+from iterppo.artifact.writing import ArtifactWriter
+
+__all__ = [
+    "MANIFEST",
+    "Artifact",
+    "ArtifactWriter",
+    "FileRecord",
+    "InputRecord",
+    "Manifest",
+    "code_digest",
+    "digest_of",
+    "file_digest",
+    "file_records",
+    "fingerprint",
+    "is_up_to_date",
+    "open_artifact",
+    "read_manifest",
+]

@@ -1,0 +1,107 @@
+"""The manifest of an artifact, and the digests that it is made of."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+import iterppo
+
+MANIFEST = "manifest.json"
+
+
+class FileRecord(BaseModel):
+    """A file of an artifact."""
+
+    model_config = ConfigDict(frozen=True)
+    sha256: str
+    size_bytes: int
+
+
+class InputRecord(BaseModel):
+    """An input of a stage, by content. `path` is how it was named and takes no part in any
+    comparison."""
+
+    model_config = ConfigDict(frozen=True)
+    path: str
+    kind: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """What an artifact is and how it came to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = "iterppo"
+    kind: str
+    version: int
+    stage: str
+    fingerprint: str
+    """Digest of stage, configuration, inputs and code: equal fingerprints make equal artifacts."""
+    config: dict[str, Any]
+    seed: int
+    rows: int
+    counts: dict[str, int]
+    """What went in and what came out, so that nothing disappears unseen."""
+    metrics: dict[str, float | bool | str | None]
+    """The few results that a reader looks for first; null where there is no number (an AUC of one
+    class)."""
+    inputs: dict[str, InputRecord]
+    files: dict[str, FileRecord]
+    digest: str
+    """Digest of all files but the manifest."""
+    iterppo_version: str
+    libraries: dict[str, str]
+    created_at: datetime
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of its keys."""
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
+
+
+@functools.cache
+def code_digest() -> str:
+    """Digest of the package's own source: changed code makes an artifact out of date."""
+    roots = (
+        Path(iterppo.__file__).parent,
+        Path(importlib.import_module("iterppo.stages").__file__ or "").parent,
+    )
+    sources = {
+        f"{root.name}/{path.relative_to(root)}": file_digest(path)
+        for root in roots
+        for path in sorted(root.rglob("*"))
+        if path.suffix in {".py", ".toml"}
+    }
+    return digest_of(sources)
+
+
+def file_records(name: str, files: Sequence[Path]) -> dict[str, InputRecord]:
+    """Plain files as inputs of a stage."""
+    return {
+        f"{name} {number}": InputRecord(path=str(file), kind="file", digest=file_digest(file))
+        for number, file in enumerate(files)
+    }
+
+
+def fingerprint(stage: str, config: Mapping[str, Any], inputs: Mapping[str, InputRecord]) -> str:
+    """Digest of everything that decides what a stage writes."""
+    by_content = {name: [record.kind, record.digest] for name, record in inputs.items()}
+    return digest_of([stage, dict(config), by_content, code_digest()])

@@ -1,0 +1,263 @@
+"""Writing artifacts: beside their place, checked against the contract, renamed when whole."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import BaseModel
+
+import iterppo
+from iterppo.artifact.manifest import (
+    MANIFEST,
+    FileRecord,
+    InputRecord,
+    Manifest,
+    digest_of,
+    file_digest,
+    fingerprint,
+)
+from iterppo.contracts import ROWS, current_version
+from iterppo.contracts.base import arrow_schema
+from iterppo.errors import UsageError
+
+_LIBRARIES = ("pyarrow", "pydantic", "torch", "transformers", "trl")
+_ROWS_PER_PART = 1_000_000
+_ROWS_PER_GROUP = 8_192
+
+
+class ArtifactWriter:
+    """Writes one artifact into a hidden folder beside `out`, and renames it when it is whole.
+
+    Use as a context manager; leaving it by an exception removes what was written and leaves `out`
+    as it was.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        kind: str,
+        stage: str,
+        config: BaseModel,
+        inputs: Mapping[str, InputRecord],
+    ) -> None:
+        self.out = out
+        self.kind = kind
+        self.stage = stage
+        self.inputs = dict(inputs)
+        self.config = config.model_dump(mode="json", by_alias=True)
+        self.counts: dict[str, int] = {}
+        self.metrics: dict[str, float | bool | str] = {}
+        self.rows = 0
+        self._row = ROWS.get(kind)
+        self._schema = arrow_schema(self._row) if self._row else None
+        self._writer: Any = None
+        self._rows_in_part = 0
+        self._num_parts = 0
+        self._pending: list[dict[str, Any]] = []
+        self.folder = out.parent / f".{out.name}.tmp-{os.getpid()}"
+
+    def __enter__(self) -> Self:
+        _refuse_foreign(self.out, self.kind)
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(self.out)
+            self.folder.mkdir()
+        except OSError as error:
+            raise UsageError(
+                f"{self.out}: cannot be written there ({error}). Choose another --out."
+            ) from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._abandon()
+            return
+        try:
+            self._finish()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that matters
+                self._writer.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to a count of the manifest."""
+        self.counts[name] = self.counts.get(name, 0) + number
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Append rows (dictionaries by column name); they are checked against the contract."""
+        for row in rows:
+            self._pending.append(row)
+            if len(self._pending) >= _ROWS_PER_GROUP:
+                self._flush()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file beside the rows."""
+        text = json.dumps(
+            _strict(value), indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False
+        )
+        (self.folder / name).write_text(text + "\n", encoding="utf-8")
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        assert self._schema is not None, f"{self.kind} has no rows"
+        unknown = {name for row in self._pending for name in row} - set(self._schema.names)
+        if unknown:
+            raise ValueError(f"{self.kind}: no column {', '.join(sorted(unknown))}")
+        table = pa.Table.from_pylist(self._pending, schema=self._schema)
+        table.validate(full=True)
+        for name in self._schema.names:
+            if not self._schema.field(name).nullable and table[name].null_count:
+                raise ValueError(f"{self.kind}: column {name} must not be null")
+        if self._writer is None:
+            path = self.folder / f"part-{self._num_parts:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._writer.write_table(table)
+        self._rows_in_part += len(self._pending)
+        self.rows += len(self._pending)
+        self._pending = []
+        if self._rows_in_part >= _ROWS_PER_PART:
+            self._close_part()
+
+    def _close_part(self) -> None:
+        self._writer.close()
+        self._writer, self._rows_in_part = None, 0
+        self._num_parts += 1
+
+    def _finish(self) -> None:
+        if self._row is not None and (
+            self._pending or (self._writer is None and self._num_parts == 0)
+        ):
+            self._flush()  # without rows there is still one part, so that the columns can be read
+        if self._writer is not None:
+            self._close_part()
+        files = {
+            path.relative_to(self.folder).as_posix(): FileRecord(
+                sha256=file_digest(path), size_bytes=path.stat().st_size
+            )
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file()
+        }
+        manifest = Manifest(
+            kind=self.kind,
+            version=current_version(self.kind),
+            stage=self.stage,
+            fingerprint=fingerprint(self.stage, self.config, self.inputs),
+            config=self.config,
+            seed=self.config.get("seed", 0),
+            rows=self.rows,
+            counts=self.counts,
+            metrics=_strict(self.metrics),
+            inputs=self.inputs,
+            files=files,
+            digest=digest_of({name: record.sha256 for name, record in files.items()}),
+            iterppo_version=iterppo.__version__,
+            libraries=_library_versions(),
+            created_at=datetime.now(UTC),
+        )
+        for name in files:
+            _sync(self.folder / name)
+        (self.folder / MANIFEST).write_text(
+            manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
+        )
+        _sync(self.folder / MANIFEST)
+        _replace(self.folder, self.out)
+        self.manifest = manifest
+
+
+def _strict(value: Any) -> Any:
+    """A JSON value in which null stands for what is no number: JSON knows neither NaN nor
+    infinity."""
+    if isinstance(value, Mapping):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(new: Path, out: Path) -> None:
+    """Put `new` in the place of `out`. A kill between the renames leaves no artifact rather than
+    half of one."""
+    old = out.parent / f".{out.name}.old-{os.getpid()}"
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    _sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed runs left beside `out`; folders of processes that still live are not
+    touched."""
+    for mark in (".tmp-", ".old-"):
+        for leftover in out.parent.glob(f".{glob.escape(out.name)}{mark}*"):
+            pid = leftover.name.rpartition("-")[2]
+            if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _refuse_foreign(out: Path, kind: str) -> None:
+    """Never overwrite a folder that is not an artifact of this kind."""
+    if not out.exists():
+        return
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    try:
+        found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        same = found.get("format") == "iterppo" and found.get("kind") == kind
+    except (OSError, ValueError, AttributeError):
+        same = False
+    if not same:
+        raise UsageError(
+            f"{out}: exists and is not an artifact of kind {kind}, so it is not replaced. Choose "
+            "another --out."
+        )
