@@ -77,7 +77,7 @@ class InitConfig(StageConfig):
     """Attention heads (scratch)."""
     epochs: Positive = 5.0
     """Passes over the training conversations (scratch)."""
-    max_steps: Count = 1100
+    max_steps: Count = 920
     """Upper limit of the optimiser steps (scratch)."""
     tokens_per_batch: Count = 2048
     """Tokens of an optimiser step (scratch)."""
@@ -95,7 +95,7 @@ class FitQConfig(StageConfig):
     """`bce`: cross-entropy of a sigmoid head, for returns in [0, 1]; `squared`: for any returns."""
     epochs: Positive = 3.0
     """Passes over the training conversations."""
-    max_steps: Count = 900
+    max_steps: Count = 480
     """Upper limit of the optimiser steps."""
     tokens_per_batch: Count = 2048
     """Tokens of an optimiser step."""

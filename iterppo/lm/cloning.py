@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from iterppo.lm.rendering import Decision, Renderer
+from iterppo.lm.rendering import Decision, Renderer, closing_content
 from iterppo.lm.training import minimise, right_pad, token_batches
 
 
@@ -39,7 +39,9 @@ def examples_of(turns: Sequence[Decision], renderer: Renderer, *, max_tokens: in
             is_action[start : start + length] = [True] * length
         closing: list[int] = []
         if segment.ends[-1][0] == len(turns) - 1:
-            closing = renderer.text_ids(turns[-1].row["customer_after"] or "")
+            closing = renderer.text_ids(closing_content(turns[-1]))
+        if len(segment.ids) + len(closing) > max_tokens:
+            closing = []  # a message is never cut inside
         examples.append(Example([*segment.ids, *closing], [*is_action, *[False] * len(closing)]))
     return examples
 

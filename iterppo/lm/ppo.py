@@ -11,6 +11,7 @@ completion token t.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,6 +91,10 @@ class PPOTrainer(GRPOTrainer):
             self.critic.fit_head(
                 policy, reward, rows, number=config.critic_samples, seed=config.seed
             )
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                _without_dropout(model)
+                _with_positions_from_the_mask(model)
         self.remove_callback(PrinterCallback)
         self.add_callback(Report(config))
 
@@ -317,6 +322,30 @@ class PPOTrainer(GRPOTrainer):
             self._metrics["train"]["critic_explained_variance"].append(
                 1 - (unexplained / variance).item()
             )
+
+
+def _without_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout rate to 0: TRL finds dropout layers, not the rates that attention keeps."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _with_positions_from_the_mask(model: torch.nn.Module) -> None:
+    """Count positions from the first real token, as sampling does: TRL passes none, and a model with
+    learned positions would count the padding on the left."""
+    if "position_ids" not in inspect.signature(type(model).forward).parameters:
+        return
+
+    def number(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = kwargs.get("attention_mask")
+        whole = mask is not None and mask.shape == kwargs["input_ids"].shape
+        if whole and kwargs.get("position_ids") is None:
+            kwargs = {**kwargs, "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
+        return args, kwargs
+
+    model.register_forward_pre_hook(number, with_kwargs=True)
 
 
 def _by_length(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -96,6 +96,8 @@ def _check(targets: Sequence[Target], config: FitQConfig) -> None:
     known = [g for t in targets for g, w in zip(t.returns, t.weights, strict=True) if w > 0]
     if not known:
         raise ValueError("no training turn has both an action and a known return")
+    if not all(math.isfinite(value) for value in known):
+        raise ValueError("a return with a weight is not a finite number")
     if config.loss == "bce" and not (min(known) >= 0 and max(known) <= 1):
         raise ValueError(
             f"returns lie in [{min(known):.3g}, {max(known):.3g}]; the bce loss needs [0, 1]"

@@ -64,8 +64,19 @@ def decisions(rows: Iterable[Mapping[str, Any]], *, system_prompt: str) -> Itera
         yield Decision(row, messages, action)
         if action is not None:
             messages = [*messages, {"role": "assistant", "content": action}]
-        sent = (row["sent"] or "").strip()
-        note = sent if sent and sent != action else None
+        note = _note(row, action)
+
+
+def closing_content(last: Decision) -> str:
+    """The customer's message that ended the conversation, as the user message that it would have
+    been; "" if none."""
+    closing = last.row["customer_after"]
+    return "" if closing is None else _user_content(closing, _note(last.row, last.action))
+
+
+def _note(row: Mapping[str, Any], action: str | None) -> str | None:
+    sent = (row["sent"] or "").strip()
+    return sent if sent and sent != action else None
 
 
 def _user_content(customer: str | None, note: str | None) -> str:

@@ -43,8 +43,9 @@ def generalised_advantages(
         ValueError: If the shapes do not fit.
 
     >>> r, v, m = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5, 9.0]]), torch.ones(1, 2)
-    >>> generalised_advantages(r, v, m, terminated_B=torch.tensor([True]), gamma=1.0,
-    lambda_=1.0)[0] tensor([[0.5000, 0.5000]])
+    >>> ended = torch.tensor([True])
+    >>> generalised_advantages(r, v, m, terminated_B=ended, gamma=1.0, lambda_=1.0)[0]
+    tensor([[0.5000, 0.5000]])
     """
     B, T = reward_BT.shape
     if mask_BT.shape != (B, T) or value_BT1.shape != (B, T + 1) or terminated_B.shape != (B,):

@@ -1,6 +1,6 @@
 """Losses of the policy step that are not the trainer's own.
 
-Shapes: B completions, T tokens.
+Shapes: B completions, T tokens, N tokens that count.
 """
 
 import torch
@@ -31,9 +31,11 @@ def value_loss(
     >>> value_loss(v, torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([[1, 0]]), clip=0.0)
     tensor(0.5000)
     """
-    error_BT = (value_BT - return_BT).square()
-    if clip > 0:
-        clipped_BT = old_value_BT + (value_BT - old_value_BT).clamp(-clip, clip)
-        error_BT = torch.maximum(error_BT, (clipped_BT - return_BT).square())
+    # Picked out first, since 0 × NaN is NaN: whatever stands on a masked token leaves no gradient.
     real_BT = mask_BT.bool()
-    return 0.5 * error_BT.masked_fill(~real_BT, 0.0).sum()
+    value_N, old_N, return_N = (tensor[real_BT] for tensor in (value_BT, old_value_BT, return_BT))
+    error_N = (value_N - return_N).square()
+    if clip > 0:
+        clipped_N = old_N + (value_N - old_N).clamp(-clip, clip)
+        error_N = torch.maximum(error_N, (clipped_N - return_N).square())
+    return 0.5 * error_N.sum()

@@ -534,7 +534,7 @@ def test_the_critics_loss_is_a_mean_over_the_tokens_of_a_minibatch(
 ) -> None:
     run = start(minibatches=minibatches, microbatch_size=size, value_clip=0.0).train()
     trainer, parts = run.trainer, run.trainer._buffered_inputs
-    trainer._step = 10**6 + 1  # no longer the first minibatch
+    trainer._assert_ratio_is_one = lambda *_: None  # type: ignore[method-assign]
     found = squared = 0.0
     for part in parts:
         losses = []
@@ -553,7 +553,7 @@ def test_the_critics_loss_is_a_mean_over_the_tokens_of_a_minibatch(
     tokens = sum(len(row["tokens"]) for row in run.samples)
 
     assert len(parts) == 16 // size
-    # Each minibatch is divided by the tokens of an average one, so together they count as many times.
+    # Each minibatch is divided by the tokens of an average one.
     assert found == pytest.approx(0.5 * 0.5 * squared / (tokens / minibatches), rel=1e-3)
 
 
@@ -639,12 +639,12 @@ def test_a_large_kl_penalty_keeps_the_policy_where_it_was(
 
 def test_the_trainers_beta_is_not_a_term_of_the_loss(start: Start) -> None:
     run = start(kl_coefficient=0.5).train()
+    run.trainer._assert_ratio_is_one = lambda *_: None  # type: ignore[method-assign]
     inputs = run.trainer._buffered_inputs[0]
     assert "ref_per_token_logps" in inputs
     losses = []
     for beta in (0.0, 0.5, 1000.0):
         run.trainer.beta = beta
-        run.trainer._step = 10**6 + 1  # no longer the first minibatch
         losses.append(run.trainer._compute_loss(run.trainer.model, inputs).item())
         assert run.trainer.beta == beta
 
@@ -752,6 +752,40 @@ def test_without_samples_the_critic_starts_at_zero(start: Start) -> None:
     run = start(critic_samples=0).watch().train()
 
     assert run.updates[0].batch["old_values"].abs().max() == 0
+
+
+def test_the_head_is_fitted_on_what_is_known_before_each_token(
+    policy: Policy, prompts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[Any, Any]] = []
+    fitted: list[tuple[Any, Any]] = []
+
+    def length(states: Any, actions: Any) -> list[float]:
+        scored.extend(zip(states, actions, strict=True))
+        return [float(len(action)) for action in actions]
+
+    def noted(feature_ND: Any, target_N: Any) -> Any:
+        fitted.append((feature_ND, target_N))
+        return _ridge(feature_ND, target_N)
+
+    monkeypatch.setattr("iterppo.lm.critic._ridge", noted)
+    Critic(policy.model).fit_head(policy, length, prompts, number=12, seed=0)
+    ((feature_ND, target_N),) = fitted
+    expected = []
+    for state, action in scored:
+        prompt, new = policy.renderer.prompt_ids(state), policy.renderer.action_ids(action)
+        with torch.no_grad():
+            hidden_SD = policy.model.model(input_ids=torch.tensor([prompt + new])).last_hidden_state
+        for position in range(len(new)):  # nothing but the prompt before the first
+            expected.append((hidden_SD[0, len(prompt) - 1 + position], len(action)))
+
+    assert len(scored) == 12
+    assert len(feature_ND) == len(target_N) == len(expected)
+    for hidden_D, target in expected:
+        distance_N, index_N = (feature_ND - hidden_D).abs().amax(dim=1).sort()
+        assert distance_N[0] < 1e-4
+        alike = index_N[distance_N < 1e-4]
+        assert target in target_N[alike].tolist()
 
 
 def test_fitting_the_head_touches_nothing_else(
