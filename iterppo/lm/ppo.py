@@ -333,15 +333,16 @@ def _without_dropout(model: torch.nn.Module) -> None:
 
 
 def _with_positions_from_the_mask(model: torch.nn.Module) -> None:
-    """Count positions from the first real token, as sampling does: TRL passes none, and a model with
-    learned positions would count the padding on the left."""
+    """Count positions from the first real token, as sampling does: TRL passes none, and a model
+    with learned positions would count the padding on the left."""
     if "position_ids" not in inspect.signature(type(model).forward).parameters:
         return
 
     def number(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         mask = kwargs.get("attention_mask")
-        whole = mask is not None and mask.shape == kwargs["input_ids"].shape
-        if whole and kwargs.get("position_ids") is None:
+        if mask is None or kwargs.get("position_ids") is not None:
+            return args, kwargs
+        if mask.shape == kwargs["input_ids"].shape:
             kwargs = {**kwargs, "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
         return args, kwargs
 
