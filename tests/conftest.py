@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, settings
 
 from iterppo.cli import main
 
+# Models of a few thousand weights are fastest on one thread, and read before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # On a busy machine an example takes as long as it takes; that says nothing about what it tests.

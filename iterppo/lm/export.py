@@ -85,6 +85,9 @@ An empty completion, or one that reaches the length limit, is an abstention: sug
 the states within {settings.max_prompt_tokens} tokens by leaving out the oldest messages, never a
 part of one.
 
+Tokenise what people wrote as plain text: `apply_chat_template` takes a customer who types a control
+token at their word.
+
     system: {json.dumps(settings.system_prompt, ensure_ascii=False)}
     temperature: {settings.temperature}, top_p: 1, top_k: off
     max_new_tokens: {settings.max_new_tokens}

@@ -151,6 +151,11 @@ class Renderer:
         """
         return self.prompt_ids(state) + self.turn_ids(action)
 
+    def looks_like_control(self, state: Sequence[Message]) -> bool:
+        """Whether a message holds a string that a careless reader takes for a control token."""
+        tokens = self.tokenizer.get_added_vocab()
+        return any(token in message["content"] for message in state for token in tokens)
+
     def fit(self, state: Sequence[Message], *, max_tokens: int) -> tuple[list[Message], int] | None:
         """Cut a state from the left, at a user message, until its prompt has at most `max_tokens`.
 

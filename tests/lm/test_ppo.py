@@ -405,7 +405,12 @@ def test_padding_is_not_seen_by_a_model_with_learned_positions(
         "temperature": 1.0,
     }
     policies.save_policy(tmp_path / "gpt2", model=model, renderer=renderer, settings=settings)
-    run = start(folder=tmp_path / "gpt2", minibatches=1, microbatch_size=microbatch_size)
+    run = start(
+        folder=tmp_path / "gpt2",
+        minibatches=1,
+        microbatch_size=microbatch_size,
+        kl_coefficient=0.1,
+    )
     batch = run.watch().train().updates[0].batch
 
     for b, row in enumerate(run.samples):
@@ -413,6 +418,7 @@ def test_padding_is_not_seen_by_a_model_with_learned_positions(
         expected_T = log_likelihood(run.updates[0].model, prompt, row["tokens"], 1.0)
         found_T = batch["old_per_token_logps"][b, : len(row["tokens"])]
         assert torch.allclose(found_T, expected_T, atol=1e-4)
+        assert row["kl"] == pytest.approx(0, abs=1e-4), "the reference counts as the policy does"
 
 
 def test_whitened_advantages_are_the_advantages_of_the_update_scaled(start: Start) -> None:
