@@ -103,7 +103,7 @@ class FitQConfig(StageConfig):
     """Peak learning rate; linear warm-up over 5 % of the steps, cosine decay to zero."""
     weight_decay: NonNegative = 0.05
     """AdamW weight decay."""
-    max_tokens: Count = 512
+    max_tokens: Count = 496
     """Context of the Q-function; longer renderings are cut as the policy's are."""
     bootstrap_samples: Count = 1000
     """Resamples of held-out conversations for the intervals in metrics.json."""

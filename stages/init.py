@@ -4,7 +4,7 @@ from pathlib import Path
 
 from iterppo.artifact import ArtifactWriter, Manifest, file_records, open_artifact
 from iterppo.config import InitConfig
-from iterppo.errors import DataError
+from iterppo.errors import DataError, UsageError
 
 
 def run(config: InitConfig, *, trajectories: Path | None, out: Path) -> Manifest:
@@ -27,6 +27,7 @@ def run(config: InitConfig, *, trajectories: Path | None, out: Path) -> Manifest
     with ArtifactWriter(out, kind="policy", stage="init", config=config, inputs=inputs) as writer:
         if config.model != "scratch":
             model = policies.load_model(config.model)
+            _check_context(config, policies.context_tokens(model))
             renderer = Renderer(policies.load_tokenizer(config.model))
         else:
             from iterppo.lm.first_policy import first_policy
@@ -46,3 +47,12 @@ def run(config: InitConfig, *, trajectories: Path | None, out: Path) -> Manifest
         writer.metrics["policy_version"] = saved.version
         writer.metrics["parameters"] = model.num_parameters()
     return writer.manifest
+
+
+def _check_context(config: InitConfig, limit: int | None) -> None:
+    needed = config.max_prompt_tokens + config.max_new_tokens
+    if limit is not None and needed > limit:
+        raise UsageError(
+            f"{config.model}: its context is {limit} tokens, init.max_prompt_tokens + "
+            f"init.max_new_tokens ask for {needed}. Lower one of them."
+        )

