@@ -72,7 +72,8 @@ def load_policy(artifact: Path) -> Policy:
 def use_accelerator(policy: Policy) -> None:
     """Put the model on the GPU, if there is one, and in evaluation mode."""
     if torch.cuda.is_available():
-        policy.model.cuda()
+        model: Any = policy.model  # transformers wraps `to`, and mypy cannot see through it
+        model.to("cuda")
     policy.model.eval()
 
 
