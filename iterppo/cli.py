@@ -353,8 +353,8 @@ def schema(
 def main() -> None:
     """Entry point: errors of ours become one line on standard error and an exit status."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their developers
-    # Threads that wait must not spin: beside another busy process that costs more than half of the
-    # speed. Read by OpenMP when torch is imported, hence here.
+    # Threads that wait must not spin: beside another busy process they take the time of
+    # those that work. Read by OpenMP when torch is imported, hence here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
