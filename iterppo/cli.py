@@ -16,6 +16,9 @@ from iterppo import __version__
 from iterppo.errors import IterPPOError
 from iterppo.pipeline import STAGES
 
+Setting = str | tuple[str, str, Any]
+"""`section.key=value` as it was typed, or the three of them."""
+
 app = typer.Typer(
     name="iterppo",
     help="Turn conversation logs into a better assistant, one round at a time (Iterative PPO).",
@@ -62,7 +65,7 @@ def _run(
     out: dict[str, Path | None],
     round_folder: Path | None,
     config: Path | None,
-    settings: list[str] | None,
+    settings: list[Setting] | list[str] | None,
     force: bool,
     as_json: bool,
     **extra: Any,
@@ -128,12 +131,53 @@ def rollout(
 def ingest(
     logs: Annotated[
         list[str] | None,
-        typer.Argument(help="JSON Lines files (also .gz), globs, or log artifacts."),
+        typer.Argument(
+            help="Files (JSON Lines, CSV, Parquet; also .gz, .zst), globs, URLs (s3://…, gs://…), "
+            "log artifacts, or - for standard input."
+        ),
     ] = None,
     out: Out = None,
     rejects: Annotated[
         Path | None, typer.Option("--rejects", help="Folder of the rejects artifact.")
     ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="auto, conversations, openai, sharegpt or events. [ingest.format]"
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option("--mapping", help="TOML file: columns of an event log. [ingest.mapping]"),
+    ] = None,
+    cutoff: Annotated[
+        str | None,
+        typer.Option("--cutoff", metavar="TIME", help="When the log was cut. [ingest.cutoff]"),
+    ] = None,
+    idle: Annotated[
+        str | None,
+        typer.Option(
+            "--idle",
+            metavar="DURATION",
+            help="A silence shorter than this at the cutoff: still open. [ingest.idle]",
+        ),
+    ] = None,
+    redact: Annotated[
+        bool,
+        typer.Option(
+            "--redact", help="Mask e-mail addresses, phone and card numbers. [ingest.redact]"
+        ),
+    ] = False,
+    max_reject_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--max-reject-rate",
+            help="Share of lines that may be rejected. [ingest.max_reject_rate]",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes; 0: as many as there are cores.")
+    ] = 0,
     round_folder: Round = None,
     config: Config = None,
     settings: Settings = None,
@@ -143,16 +187,29 @@ def ingest(
     """Logs to trajectories and rejects."""
     if rejects is None and out is not None and round_folder is None:
         rejects = out.with_name(f"{out.name}-rejects")
+    chosen: dict[str, Any] = {
+        "format": format_,
+        "cutoff": cutoff,
+        "idle": idle,
+        "redact": redact or None,
+        "max_reject_rate": max_reject_rate,
+    }
+    if mapping is not None:
+        from iterppo.logs.event_logs import load_mapping
+
+        chosen["mapping"] = load_mapping(mapping)
+    given = [("ingest", key, value) for key, value in chosen.items() if value is not None]
     _run(
         "ingest",
         inputs={},
         out={"out": out, "rejects": rejects},
         round_folder=round_folder,
         config=config,
-        settings=settings,
+        settings=[*(settings or []), *given],
         force=force,
         as_json=as_json,
         logs=logs or [],
+        workers=workers,
     )
 
 
@@ -353,9 +410,10 @@ def schema(
 def main() -> None:
     """Entry point: errors of ours become one line on standard error and an exit status."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their developers
-    # Threads that wait must not spin: beside another busy process they take the time of
+    # Threads that wait must not spin for long: beside another busy process they take the time of
     # those that work. Read by OpenMP when torch is imported, hence here.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(

@@ -9,12 +9,21 @@ learning_rate = 3e-4
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from iterppo.errors import UsageError
 
@@ -25,26 +34,226 @@ Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 
 
-class StageConfig(BaseModel):
-    """What every stage's configuration has."""
+class Settings(BaseModel):
+    """A section of the configuration, or a table within one."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
     )
 
+
+class StageConfig(Settings):
+    """What every stage's configuration has."""
+
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything random in the stage; numpy takes no larger one."""
+
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_duration(text: str) -> timedelta:
+    """A duration such as `90s`, `30m`, `36h`, `7d`, `2w`, or a sum as `1d12h`.
+
+    Raises:
+        ValueError: If it is none.
+
+    >>> parse_duration("1d12h")
+    datetime.timedelta(days=1, seconds=43200)
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{text!r} is no duration; write 90s, 30m, 36h, 7d or 1d12h")
+    try:
+        return sum(
+            (timedelta(**{_UNITS[unit]: float(number)}) for number, unit in parts), timedelta()
+        )
+    except OverflowError:
+        raise ValueError(f"{text!r} is longer than any calendar") from None
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+def _moment(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from None
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
+Moment = Annotated[str, AfterValidator(_moment)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
+class ByMarks(Settings):
+    """Outcomes from the `outcome` of messages."""
+
+    by: Literal["marks"]
+
+
+class ByConversation(Settings):
+    """Outcomes from the `outcome` of the conversation as a whole."""
+
+    by: Literal["conversation"]
+
+
+class ByPattern(Settings):
+    """Outcomes from what customers write."""
+
+    by: Literal["pattern"]
+    pattern: Pattern
+    """Regular expression (Python's), searched in every message of the customer."""
+
+
+class ByClassifier(Settings):
+    """Outcomes from a fitted text classifier, on what customers write."""
+
+    by: Literal["classifier"]
+    model: str
+    """Hugging Face folder of a sequence-classification model."""
+    label: str = ""
+    """The label that means the outcome; empty: the last one."""
+    threshold: Share = 0.5
+    """Probability from which on it is believed."""
+
+
+class ByEvents(Settings):
+    """Outcomes from a file of events: purchases, bookings."""
+
+    by: Literal["events"]
+    file: str
+    """JSON Lines, CSV or Parquet, one event a row: a path, glob or URL."""
+    join: Literal["conversation_id", "customer_id"] = "conversation_id"
+    """What an event and a conversation have in common. A customer's event counts for one
+    conversation only: of those that had begun and whose window was not over, the last."""
+    key_column: str = ""
+    """The file's column of that id; empty: it is called as `join`."""
+    time_column: str = "time"
+    """The file's column of the time; empty: it has none, which a join on customers does not
+    allow."""
+    time_format: str = "iso"
+    """As `mapping.time_format`."""
+    time_zone: str = "UTC"
+    """Zone of times without one, as `Europe/Berlin`."""
+    window: Duration = "0s"
+    """An event counts until so long after the conversation's last message. `0s`: not after it where
+    events are joined on customers, without limit where on conversations."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ByEvents:
+        if self.join == "customer_id" and not self.time_column:
+            raise ValueError("events joined on customers need a time_column")
+        if parse_duration(self.window) and not self.time_column:
+            raise ValueError("a window needs a time_column")
+        if self.time_format not in ("iso", "s", "ms", "us", "ns") and "%" not in self.time_format:
+            raise ValueError("time_format is iso, s, ms, us, ns, or a pattern as %d/%m/%Y %H:%M")
+        if self.time_column == (self.key_column or self.join):
+            raise ValueError("key_column and time_column are one and the same")
+        return self
+
+
+Outcomes = Annotated[
+    ByMarks | ByConversation | ByPattern | ByClassifier | ByEvents, Field(discriminator="by")
+]
+
+
+class EventMapping(Settings):
+    """How the rows of an event log are read, one message a row."""
+
+    columns: dict[
+        Literal[
+            "conversation_id",
+            "role",
+            "content",
+            "time",
+            "message_id",
+            "outcome",
+            "unfinished",
+            "suggestion",
+            "adoption",
+            "suggestion_logprob",
+            "policy_version",
+            "persona",
+            "customer_id",
+            "business_id",
+        ],
+        str,
+    ] = {}
+    """Our name = theirs, where they differ: `content = "body"`."""
+    roles: dict[str, Literal["customer", "business", "ignore"]] = {
+        "customer": "customer",
+        "user": "customer",
+        "business": "business",
+        "agent": "business",
+        "assistant": "business",
+        "system": "ignore",
+    }
+    """What the values of `role` mean."""
+    adoptions: dict[
+        str, Literal["verbatim", "edited", "influenced", "rejected", "abstained", "not_shown"]
+    ] = {}
+    """What the values of `adoption` mean, where they are not ours."""
+    time_format: str = "iso"
+    """`iso`; `s`, `ms`, `us` or `ns` since 1970; or a pattern as `%d/%m/%Y %H:%M` (strptime)."""
+    time_zone: str = "UTC"
+    """Zone of times without one, as `Europe/Berlin`."""
 
 
 class IngestConfig(StageConfig):
     """Logs to trajectories."""
 
+    format: Literal["auto", "conversations", "openai", "sharegpt", "events"] = "auto"
+    """Format of the logs; `auto`: recognised, file by file."""
+    mapping: EventMapping = EventMapping()
+    """How an event log is read."""
+    outcomes: list[Outcomes] = [ByMarks(by="marks"), ByConversation(by="conversation")]
+    """Who says whether the outcome was reached: the earliest position that any of them names."""
+    cutoff: Moment | Literal[""] = ""
+    """When the log was cut, as 2026-05-31T00:00:00Z; with `idle`, tells which conversations are
+    open. Empty: only the log's own marks tell."""
+    idle: Duration = "0s"
+    """A conversation whose last message is younger than this at the cutoff is open."""
+    edited_up_to: Share = 0.5
+    """Edit distance (divided by the longer length) up to which a suggestion counts as edited."""
+    influenced_up_to: Share = 0.5
+    """Edit distance up to which it counts as influenced; farther, as rejected."""
+    facts: list[str] = []
+    """Names in a conversation's `meta` that the policy may see; all others it never does."""
     heldout: Share = 0.2
-    """Share of the conversations kept out of every fit, chosen by a hash of seed and conversation
-    id."""
-    on_reject: Literal["keep", "fail"] = "keep"
-    """`fail`: end with exit status 3 if any line is not taken; the rejects are written either
-    way."""
+    """Share of the conversations kept out of every fit, chosen by a hash of seed and key."""
+    split_by: Literal["conversation", "customer", "business", "opening"] = "conversation"
+    """What shares a split: a conversation; all of a customer's or a business's; all that open with
+    the same message."""
+    redact: bool = False
+    """Mask e-mail addresses, phone numbers and card numbers before anything is written."""
+    redact_patterns: dict[str, Pattern] = {}
+    """More to mask: name = regular expression; what it finds becomes [NAME]."""
+    max_reject_rate: Share = 0.01
+    """Share of the lines that may be rejected; beyond it the stage ends with exit status 3."""
+
+    @model_validator(mode="after")
+    def _check(self) -> IngestConfig:
+        needs_clock = any(isinstance(o, ByEvents) and o.window != "0s" for o in self.outcomes)
+        if self.cutoff and parse_duration(self.idle).total_seconds() <= 0:
+            raise ValueError("cutoff needs idle: how long a silence ends a conversation, as 24h")
+        if not self.cutoff and (self.idle != "0s" or needs_clock):
+            raise ValueError(
+                "idle, or a window of events, needs cutoff: when the logs were cut, as "
+                "2026-05-31T00:00:00Z"
+            )
+        if self.influenced_up_to < self.edited_up_to:
+            raise ValueError("influenced_up_to lies below edited_up_to")
+        return self
 
 
 class ReturnsConfig(StageConfig):
@@ -52,6 +261,11 @@ class ReturnsConfig(StageConfig):
 
     gamma: Share = 0.99
     """Discount factor, per turn."""
+    weights: Literal["kaplan-meier", "none"] = "kaplan-meier"
+    """`kaplan-meier`: an ended conversation also stands for those like it that were still open
+    when the log was cut; `none`: every known return counts once."""
+    max_weight: Positive = 20.0
+    """Cap of the weights: what one conversation may stand for."""
 
 
 class InitConfig(StageConfig):
@@ -184,7 +398,7 @@ def load_config(
     config_class: type[StageConfig],
     *,
     file: Path | None = None,
-    settings: Sequence[str] = (),
+    settings: Sequence[str | tuple[str, str, Any]] = (),
     sections: Mapping[str, type[StageConfig]],
 ) -> StageConfig:
     """The resolved configuration of a stage: defaults, then the file, then `--set
@@ -239,8 +453,15 @@ def _check_sections(
 
 
 def _apply_setting(
-    merged: dict[str, Any], setting: str, sections: Mapping[str, type[StageConfig]]
+    merged: dict[str, Any],
+    setting: str | tuple[str, str, Any],
+    sections: Mapping[str, type[StageConfig]],
 ) -> None:
+    if isinstance(setting, tuple):  # an option of the command line, whose value has its type
+        section, key, value = setting
+        _validate_alone(sections[section], key, value, section=section)
+        merged[section] = {**merged.get(section, {}), key: value}
+        return
     path, equals, text = setting.partition("=")
     section, dot, key = path.strip().partition(".")
     if not equals or (not dot and section != "seed"):
@@ -259,8 +480,17 @@ def _apply_setting(
         raise UsageError(
             f"--set {setting}: unknown section {section!r}.{_did_you_mean(section, list(sections))}"
         )
+    _validate_alone(sections[section], key, value, section=section)
     merged[section] = {**merged.get(section, {}), key: value}
-    _validate(sections[section], {key: value}, section=section, source="--set")
+
+
+def _validate_alone(cls: type[StageConfig], key: str, value: Any, *, section: str) -> None:
+    """Refuse one setting with its own name; whether it fits the others is seen at the end."""
+    try:
+        cls.model_validate({key: value})
+    except ValidationError as error:
+        if any(part["loc"] for part in error.errors()):
+            _validate(cls, {key: value}, section=section, source="--set")
 
 
 def _validate(
@@ -271,6 +501,8 @@ def _validate(
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if not key:  # several settings contradict each other
+            raise UsageError(f"{source}: {section}: {first['msg']}.") from None
         if first["type"] == "extra_forbidden":
             known = [field.alias or name for name, field in cls.model_fields.items()]
             raise UsageError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact import (
     MANIFEST,
@@ -16,9 +19,19 @@ from iterppo.artifact import (
     open_artifact,
     read_manifest,
 )
-from iterppo.config import InitConfig, StageConfig, load_config
+from iterppo.config import (
+    ByClassifier,
+    ByEvents,
+    IngestConfig,
+    InitConfig,
+    StageConfig,
+    load_config,
+)
 from iterppo.errors import UsageError
 from iterppo.pipeline import BEHAVIOUR, STAGES, Stage, resolve, sections
+
+if TYPE_CHECKING:
+    from iterppo.logs.sources import LogFile
 
 
 def execute(
@@ -28,7 +41,7 @@ def execute(
     outputs: Mapping[str, Path | None],
     round_folder: Path | None,
     config_file: Path | None,
-    settings: Sequence[str],
+    settings: Sequence[str | tuple[str, str, Any]],
     force: bool,
     extra: Mapping[str, Any],
 ) -> tuple[Manifest, Path, bool]:
@@ -40,7 +53,24 @@ def execute(
     Raises:
         IterPPOError: Anything that is the user's to mend.
     """
-    stage = STAGES[name]
+    with contextlib.ExitStack() as stack:
+        return _execute(
+            STAGES[name], inputs, outputs, round_folder, config_file, settings, force, extra, stack
+        )
+
+
+def _execute(
+    stage: Stage,
+    inputs: Mapping[str, Path | None],
+    outputs: Mapping[str, Path | None],
+    round_folder: Path | None,
+    config_file: Path | None,
+    settings: Sequence[str | tuple[str, str, Any]],
+    force: bool,
+    extra: Mapping[str, Any],
+    stack: contextlib.ExitStack,
+) -> tuple[Manifest, Path, bool]:
+    name = stage.name
     config = load_config(
         name, stage.config, file=config_file, settings=settings, sections=sections()
     )
@@ -52,14 +82,7 @@ def execute(
         )
     given = dict(extra)
     if name == "ingest":
-        from iterppo.logs.sources import LOG_FILE, find_logs
-
-        given["logs"] = find_logs(given["logs"], round_folder)
-        for log in given["logs"]:
-            if log.name == LOG_FILE and (log.parent / MANIFEST).exists():
-                open_artifact(
-                    log.parent, "log"
-                )  # a rollout's log is an artifact, and may be damaged as any other
+        given["logs"] = _find_logs(given["logs"], round_folder, stack)
     for slot in stage.reads:
         if given.get("scripted"):
             arguments[slot.name] = None
@@ -73,8 +96,29 @@ def execute(
     out: Path = arguments["out"]
     if not force and all(is_up_to_date(arguments[slot.name], expected) for slot in stage.writes):
         return read_manifest(out), out, False
+    if name == "ingest":
+        given["inputs"] = records  # their digests are known by now
     manifest = stage.run(config, **arguments, **given)
     return manifest, out, True
+
+
+def _find_logs(
+    patterns: Sequence[str], round_folder: Path | None, stack: contextlib.ExitStack
+) -> list[LogFile]:
+    """The logs that are named; standard input in a file that goes when the stage is done."""
+    from iterppo.logs.sources import LOG_FILE, STANDARD_INPUT, find_logs, spool
+
+    logs = find_logs(patterns, round_folder)
+    for number, log in enumerate(logs):
+        if log.location == STANDARD_INPUT:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="iterppo-"))
+            logs[number] = spool(sys.stdin.buffer, Path(folder))
+    for log in logs:
+        path = Path(log.location)
+        if path.name == LOG_FILE and (path.parent / MANIFEST).exists():
+            # A rollout's log is an artifact, and may be damaged as any other.
+            open_artifact(path.parent, "log")
+    return logs
 
 
 def _refuse_one_place_twice(stage: Stage, arguments: Mapping[str, Path | None]) -> None:
@@ -93,6 +137,20 @@ def _refuse_one_place_twice(stage: Stage, arguments: Mapping[str, Path | None]) 
             )
 
 
+def _outcome_records(name: str, outcome: Any) -> dict[str, InputRecord]:
+    """The files that a labeller looks things up in."""
+    if isinstance(outcome, ByEvents):
+        from iterppo.logs.outcome_events import event_files
+
+        return {
+            f"{name}, file {number}": InputRecord(path=f.name, kind="file", digest=f.digest())
+            for number, f in enumerate(event_files(outcome))
+        }
+    if isinstance(outcome, ByClassifier) and Path(outcome.model).is_dir():
+        return file_records(name, sorted(p for p in Path(outcome.model).iterdir() if p.is_file()))
+    return {}
+
+
 def input_records(
     stage: Stage, arguments: Mapping[str, Any], given: Mapping[str, Any], config: StageConfig
 ) -> dict[str, InputRecord]:
@@ -109,7 +167,12 @@ def input_records(
         if manifest.kind not in (slot.kind, "export"):
             read_manifest(path, slot.kind)  # raises with the message for a wrong kind
         records[slot.name] = InputRecord(path=str(path), kind=manifest.kind, digest=manifest.digest)
-    records |= file_records("log", given.get("logs", []))
+    if isinstance(config, IngestConfig):
+        from iterppo.logs.sources import log_records
+
+        records |= log_records(given["logs"])
+        for number, outcome in enumerate(config.outcomes):
+            records |= _outcome_records(f"outcome {number}", outcome)
     if isinstance(config, InitConfig):
         if config.model == "scratch" and arguments.get("trajectories") is None:
             raise UsageError(

@@ -1,38 +1,55 @@
-"""`iterppo returns`: trajectories@1 -> returns@1."""
+"""`iterppo returns`: trajectories@2 -> returns@1."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact import ArtifactWriter, Manifest, open_artifact
-from iterppo.config import ReturnsConfig
-from iterppo.rl.returns import monte_carlo_returns
+from iterppo.config import ReturnsConfig, parse_duration
 
-_COLUMNS = ["conversation_id", "turn", "reward", "censored"]
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def run(config: ReturnsConfig, *, trajectories: Path, out: Path) -> Manifest:
-    """The return of every turn; none where the conversation is censored."""
+    """The return of every turn, none where the conversation is censored; and its weight, which
+    makes up for those."""
+    from iterppo.rl.return_batches import PAID, SEEN, TIMES, Moments, Weighting, pay
+
     source = open_artifact(trajectories, "trajectories")
     inputs = {"trajectories": source.record()}
+    until = _fate_known_until(source.manifest.config)
+    clock = [] if until is None else TIMES
     with ArtifactWriter(
         out, kind="returns", stage="returns", config=config, inputs=inputs
     ) as writer:
-        for turns in source.conversations(_COLUMNS):
-            known = not turns[0]["censored"]
-            returns = monte_carlo_returns([turn["reward"] for turn in turns], gamma=config.gamma)
-            writer.write(
-                {
-                    "conversation_id": turn["conversation_id"],
-                    "turn": turn["turn"],
-                    "reward": turn["reward"],
-                    "return": return_ if known else None,
-                    "weight": 1.0,
-                    "horizon": len(turns) - index if known else None,
-                }
-                for index, (turn, return_) in enumerate(zip(turns, returns, strict=True))
-            )
-            writer.count("conversations")
-            writer.count("conversations_censored", int(not known))
-            writer.count("turns", len(turns))
-            writer.count("turns_with_return", len(turns) if known else 0)
-            writer.count("turns_censored", 0 if known else len(turns))
+        weighting = None
+        if config.weights == "kaplan-meier":
+            batches = source.whole_batches([*SEEN, *clock])
+            weighting = Weighting.of_log(batches, until, max_weight=config.max_weight)
+        moments = Moments()
+        for turns in source.whole_batches([*PAID, *(clock if weighting else [])]):
+            paid = pay(turns, gamma=config.gamma, weighting=weighting)
+            writer.write_table(paid.rows)
+            for name, number in paid.counts.items():
+                writer.count(name, number)
+            moments = moments.plus(paid.moments)
+        writer.metrics.update(moments.metrics(weighting))
     return writer.manifest
+
+
+def _fate_known_until(ingested: Mapping[str, Any]) -> np.datetime64 | None:
+    """Up to when it is known what followed a message, where the log was cut by a clock: the cutoff
+    minus the silence that ends a conversation, or the wait for an event where that is longer."""
+    import numpy as np
+
+    if not ingested.get("cutoff"):
+        return None
+    waits = [outcome.get("window", "0s") for outcome in ingested["outcomes"]]
+    silence = max(parse_duration(wait) for wait in (ingested["idle"], *waits))
+    cutoff = datetime.fromisoformat(ingested["cutoff"])
+    cutoff = cutoff.replace(tzinfo=UTC) if cutoff.tzinfo is None else cutoff.astimezone(UTC)
+    return np.datetime64((cutoff - silence).replace(tzinfo=None), "us")

@@ -24,6 +24,8 @@ from iterppo.pipeline import BEHAVIOUR, STAGES, Slot, place, previous_round
 from tests.data import make_artifacts
 
 ROOT = Path(__file__).resolve().parent.parent
+EVERY_REJECT = ("--max-reject-rate", "1")
+"""A broken line is not to end the stage."""
 Command = Callable[..., Any]
 
 LOOKS = {"compare", "inspect", "schema"}
@@ -225,7 +227,7 @@ def test_an_import_loads_no_more_than_it_needs(code: str, barred: set[str]) -> N
             ["returns", "--trajectories", "newer", "--out", "x"],
             4,
             f"iterppo: newer: is trajectories@99, this iterppo {iterppo.__version__} reads "
-            "trajectories@1. "
+            "trajectories@1, trajectories@2. "
             "Update iterppo, or make the artifact again.",
             id="a newer artifact",
         ),
@@ -441,10 +443,11 @@ def test_a_broken_line_goes_to_rejects_with_its_file_and_number(
         conversation("e").encode()
         + b"\n{broken\n"
         + conversation("a").encode()
+        + conversation("a").encode().replace(b"}]", b"}] ", 1)
         + b'\xff\xfe{"a": 1}\n'
     )
 
-    done = command("ingest", log, "more.jsonl", "--out", "x")
+    done = command("ingest", log, "more.jsonl", "--out", "x", *EVERY_REJECT)
 
     assert (done.status, done.stderr) == (0, "")
     assert list(open_artifact(Path("x-rejects"), "rejects").rows()) == [
@@ -457,19 +460,20 @@ def test_a_broken_line_goes_to_rejects_with_its_file_and_number(
         },
         {
             "source": "more.jsonl",
-            "line": 4,
+            "line": 5,
             "reason": "conversation_id: 'a' was there before",
-            "raw": conversation("a").rstrip("\n"),
+            "raw": conversation("a").rstrip("\n").replace("}]", "}] ", 1),
         },
         {
             "source": "more.jsonl",
-            "line": 5,
+            "line": 6,
             "reason": "not UTF-8 at byte 0",
             "raw": '\\xff\\xfe{"a": 1}',
         },
     ]
     counts = read_manifest(Path("x")).counts
-    assert (counts["lines"], counts["conversations"], counts["rejects"]) == (8, 5, 3)
+    names = ("lines", "conversations", "copies", "rejects")
+    assert tuple(counts[name] for name in names) == (9, 5, 1, 3)
 
 
 def test_a_log_that_is_cut_off_ends_with_3_and_leaves_nothing(log: Path, command: Command) -> None:
@@ -478,7 +482,7 @@ def test_a_log_that_is_cut_off_ends_with_3_and_leaves_nothing(log: Path, command
     done = command("ingest", "cut.gz", "--out", "x")
 
     assert (done.status, done.stdout) == (3, "")
-    assert one_line(done.stderr).startswith("iterppo: cut.gz: line ")
+    assert one_line(done.stderr).startswith("iterppo: cut.gz: ")
     assert sorted(path.name for path in Path().iterdir()) == ["cut.gz", "log.jsonl"]
 
 
@@ -497,9 +501,10 @@ def test_a_log_that_is_cut_off_ends_with_3_and_leaves_nothing(log: Path, command
         ),
         pytest.param(
             conversation("a") + "broken\n",
-            ["--set", "ingest.on_reject=fail"],
-            "1 lines were not taken. See: iterppo inspect x-rejects",
-            id="one was not taken, and none was to fail",
+            ["--max-reject-rate", "0.4"],
+            "1 of 2 lines were not taken, more than ingest.max_reject_rate = 0.4 allows: "
+            "1 × not JSON. See: iterppo inspect x-rejects",
+            id="more than are allowed",
         ),
     ],
 )
@@ -533,7 +538,7 @@ def test_a_value_that_nothing_can_hold_is_a_reject_and_not_the_end(
     with log.open("a") as stream:
         stream.write(json.dumps({"conversation_id": "z", "outcome": 0, **fields}) + "\n")
 
-    done = command("ingest", log, "--out", "x")
+    done = command("ingest", log, "--out", "x", *EVERY_REJECT)
 
     assert done.status == 0
     (row,) = open_artifact(Path("x-rejects"), "rejects").rows()
@@ -554,6 +559,8 @@ def test_returns_are_discounted_per_turn_and_unknown_where_censored(
         "turns": 8,
         "turns_with_return": 6,
         "turns_censored": 2,
+        "turns_too_recent": 0,
+        "turns_capped": 0,
     }
     names = ("conversation_id", "turn", "reward", "return", "horizon")
     found = [
@@ -718,7 +725,7 @@ def test_a_round_goes_from_the_scripted_shop_to_returns(folder: Path, command: C
         [
             "runs/shop/000/log: log@1, 0 rows",
             "runs/shop/000/rejects: rejects@1, 0 rows",
-            f"runs/shop/000/trajectories: trajectories@1, {taken.rows} rows",
+            f"runs/shop/000/trajectories: trajectories@2, {taken.rows} rows",
             f"runs/shop/000/returns: returns@1, {paid.rows} rows",
         ]
     )
@@ -794,7 +801,7 @@ def made(log: Path, command: Command) -> Path:
     """A round with a broken line in its log."""
     with log.open("a") as stream:
         stream.write("broken\n")
-    command("ingest", log, "--round", "r")
+    command("ingest", log, "--round", "r", *EVERY_REJECT)
     command("returns", "--round", "r")
     return Path("r")
 
@@ -802,8 +809,8 @@ def made(log: Path, command: Command) -> Path:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["ingest", "log.jsonl", "--round", "r"],
-        ["ingest", "log.jsonl", "--round", "r", "--force"],
+        ["ingest", "log.jsonl", "--round", "r", *EVERY_REJECT],
+        ["ingest", "log.jsonl", "--round", "r", *EVERY_REJECT, "--force"],
         ["returns", "--round", "r", "--force"],
         ["inspect", "r/trajectories"],
         ["inspect", "r"],
@@ -844,18 +851,30 @@ def test_inspect_shows_lineage_counts_configuration_and_rows(made: Path, command
         "    turns                   8\n"
         "    turns_with_return       6\n"
         "    turns_censored          2\n"
+        "    turns_too_recent        0\n"
+        "    turns_capped            0\n"
+        "  metrics\n"
+        "    mean_return_naive          0.66\n"
+        "    mean_return_naive_low      0.01321\n"
+        "    mean_return_naive_high     1.307\n"
+        "    mean_return_weighted       0.66\n"
+        "    mean_return_weighted_low   0.01321\n"
+        "    mean_return_weighted_high  1.307\n"
+        "    weight_max                 1.333\n"
+        "    effective_sample_size      3\n"
+        "    share_unseen               0\n"
         f"  made by returns, iterppo {iterppo.__version__}, "
         f"{manifest.created_at:%Y-%m-%d %H:%M} UTC\n"
         f"  digest {manifest.digest[:16]}, seed 0\n"
         "  from trajectories: r/trajectories (trajectories "
         f"{manifest.inputs['trajectories'].digest[:16]})\n"
-        '  config {"seed": 0, "gamma": 0.99}\n'
+        '  config {"seed": 0, "gamma": 0.99, "weights": "kaplan-meier", "max_weight": 20.0}\n'
         "row 0\n"
         "  conversation_id: a\n"
         "  turn: 1\n"
         "  reward: 0.0\n"
         "  return: 0.99\n"
-        "  weight: 1.0\n"
+        "  weight: 1.3333333333333333\n"
         "  horizon: 2\n"
     )
 

@@ -19,6 +19,7 @@ from iterppo.artifact.manifest import (
     file_records,
     fingerprint,
 )
+from iterppo.artifact.parts import PartWriter
 from iterppo.artifact.reading import Artifact, is_up_to_date, open_artifact, read_manifest
 from iterppo.artifact.writing import ArtifactWriter
 
@@ -29,6 +30,7 @@ __all__ = [
     "FileRecord",
     "InputRecord",
     "Manifest",
+    "PartWriter",
     "code_digest",
     "digest_of",
     "file_digest",

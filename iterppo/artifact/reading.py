@@ -11,13 +11,15 @@ from pydantic import ValidationError
 
 import iterppo
 from iterppo.artifact.manifest import MANIFEST, InputRecord, Manifest, file_digest
-from iterppo.contracts import known_versions
+from iterppo.contracts import ROWS, known_versions
+from iterppo.contracts.base import arrow_schema
 from iterppo.errors import ArtifactError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS_PER_BATCH = 8_192
+_ROWS_PER_WHOLE_BATCH = 65_536
 
 
 class Artifact:
@@ -41,13 +43,48 @@ class Artifact:
         )
         return [self.path / name for name in names]
 
-    def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Stream the rows as Arrow record batches."""
+    def batches(
+        self, columns: list[str] | None = None, *, rows: int = _ROWS_PER_BATCH
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows as Arrow record batches of at most so many rows; columns that a later
+        version added are null."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
+        if self.manifest.kind not in ROWS:
+            return
+        schema = arrow_schema(ROWS[self.manifest.kind])
+        wanted = schema if columns is None else pa.schema([schema.field(n) for n in columns])
         for part in self.parts():
             with pq.ParquetFile(part) as file:
-                yield from file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns)
+                there = set(file.schema_arrow.names)
+                known = [name for name in wanted.names if name in there]
+                for batch in file.iter_batches(batch_size=rows, columns=known):
+                    yield batch if len(known) == len(wanted) else _with_nulls(batch, wanted)
+
+    def whole_batches(
+        self, columns: list[str], *, rows: int = _ROWS_PER_WHOLE_BATCH
+    ) -> Iterator[pa.Table]:
+        """Stream whole conversations as tables of at least so many rows (the last may have fewer).
+
+        A conversation of any length is in one table. For kinds whose conversations begin with turn
+        1 (trajectories, returns), and columns among which `turn` is.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        waiting: list[pa.RecordBatch] = []
+        num_waiting = 0
+        for batch in self.batches(columns, rows=rows):
+            (starts,) = np.nonzero(batch.column("turn").to_numpy() == 1)
+            if len(starts) and num_waiting + starts[-1] >= rows:
+                last = int(starts[-1])
+                yield pa.Table.from_batches([*waiting, batch.slice(0, last)])
+                batch, waiting, num_waiting = batch.slice(last), [], 0
+            waiting.append(batch)
+            num_waiting += batch.num_rows
+        if num_waiting:
+            yield pa.Table.from_batches(waiting)
 
     def rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """Stream the rows as dictionaries."""
@@ -64,6 +101,19 @@ class Artifact:
             current.append(row)
         if current:
             yield current
+
+
+def _with_nulls(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    there = dict(zip(batch.schema.names, batch.columns, strict=True))
+    return pa.RecordBatch.from_arrays(
+        [
+            there[field.name] if field.name in there else pa.nulls(batch.num_rows, type=field.type)
+            for field in schema
+        ],
+        schema=schema,
+    )
 
 
 def read_manifest(path: Path, kind: str | None = None) -> Manifest:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel
 
@@ -27,11 +27,16 @@ from iterppo.artifact.manifest import (
     file_digest,
     fingerprint,
 )
+from iterppo.artifact.parts import PartWriter
 from iterppo.contracts import ROWS, current_version
 from iterppo.contracts.base import arrow_schema
 from iterppo.errors import UsageError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _LIBRARIES = ("pyarrow", "pydantic", "torch", "transformers", "trl")
+_SCRATCH = ".scratch"
 _ROWS_PER_PART = 1_000_000
 _ROWS_PER_GROUP = 8_192
 
@@ -60,10 +65,8 @@ class ArtifactWriter:
         self.counts: dict[str, int] = {}
         self.metrics: dict[str, float | bool | str] = {}
         self.rows = 0
-        self._row = ROWS.get(kind)
-        self._schema = arrow_schema(self._row) if self._row else None
-        self._writer: Any = None
-        self._rows_in_part = 0
+        self._schema = arrow_schema(ROWS[kind]) if kind in ROWS else None
+        self._part: PartWriter | None = None
         self._num_parts = 0
         self._pending: list[dict[str, Any]] = []
         self.folder = out.parent / f".{out.name}.tmp-{os.getpid()}"
@@ -96,9 +99,9 @@ class ArtifactWriter:
             raise
 
     def _abandon(self) -> None:
-        if self._writer is not None:
+        if self._part is not None:
             with contextlib.suppress(OSError):  # a full disk must not hide the error that matters
-                self._writer.close()
+                self._part.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def count(self, name: str, number: int = 1) -> None:
@@ -112,6 +115,31 @@ class ArtifactWriter:
             if len(self._pending) >= _ROWS_PER_GROUP:
                 self._flush()
 
+    def write_table(self, table: pa.Table) -> None:
+        """Append a table, which is checked against the contract and becomes one row group."""
+        self._flush()
+        self._write(table)
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is not part of the artifact; it goes when the artifact is whole, or
+        abandoned."""
+        folder = self.folder / _SCRATCH
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def next_part(self) -> Path:
+        """The file of a part that somebody else writes (`PartWriter`); say so with `adopt`."""
+        self._flush()
+        self._close_part()
+        path = self.folder / f"part-{self._num_parts:05d}.parquet"
+        self._num_parts += 1
+        return path
+
+    def adopt(self, num_rows: int) -> None:
+        """Count the rows of a part that somebody else wrote."""
+        self.rows += num_rows
+
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file beside the rows."""
         text = json.dumps(
@@ -121,39 +149,38 @@ class ArtifactWriter:
 
     def _flush(self) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
+        if not self._pending:
+            return
         assert self._schema is not None, f"{self.kind} has no rows"
         unknown = {name for row in self._pending for name in row} - set(self._schema.names)
         if unknown:
             raise ValueError(f"{self.kind}: no column {', '.join(sorted(unknown))}")
-        table = pa.Table.from_pylist(self._pending, schema=self._schema)
-        table.validate(full=True)
-        for name in self._schema.names:
-            if not self._schema.field(name).nullable and table[name].null_count:
-                raise ValueError(f"{self.kind}: column {name} must not be null")
-        if self._writer is None:
-            path = self.folder / f"part-{self._num_parts:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._writer.write_table(table)
-        self._rows_in_part += len(self._pending)
-        self.rows += len(self._pending)
+        self._write(pa.Table.from_pylist(self._pending, schema=self._schema))
         self._pending = []
-        if self._rows_in_part >= _ROWS_PER_PART:
+
+    def _write(self, table: pa.Table) -> None:
+        if self._part is None:
+            path = self.folder / f"part-{self._num_parts:05d}.parquet"
+            self._part = PartWriter(path, self.kind)
+        self._part.write(table)
+        self.rows += table.num_rows
+        if self._part.rows >= _ROWS_PER_PART:
             self._close_part()
 
     def _close_part(self) -> None:
-        self._writer.close()
-        self._writer, self._rows_in_part = None, 0
-        self._num_parts += 1
+        if self._part is not None:
+            self._part.close()
+            self._part = None
+            self._num_parts += 1
 
     def _finish(self) -> None:
-        if self._row is not None and (
-            self._pending or (self._writer is None and self._num_parts == 0)
-        ):
-            self._flush()  # without rows there is still one part, so that the columns can be read
-        if self._writer is not None:
-            self._close_part()
+        self._flush()
+        if self._schema is not None and self._part is None and self._num_parts == 0:
+            # Without rows there is still one part, so that the columns can be read.
+            self._write(self._schema.empty_table())
+        self._close_part()
+        shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
         files = {
             path.relative_to(self.folder).as_posix(): FileRecord(
                 sha256=file_digest(path), size_bytes=path.stat().st_size

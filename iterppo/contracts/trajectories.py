@@ -15,6 +15,8 @@ class TrajectoriesRow(Row):
     """The decision at state s_i, and what it led to."""
 
     kind: ClassVar[str] = "trajectories"
+    version: ClassVar[int] = 2  # 2: customer_id, business_id, facts
+    readable_versions: ClassVar[tuple[int, ...]] = (1, 2)
     one_row_is: ClassVar[str] = "a turn; all turns of a conversation are neighbours, in order"
 
     conversation_id: str = column("Conversation, unique in the artifact.")
@@ -58,6 +60,12 @@ class TrajectoriesRow(Row):
     customer_time: datetime | None = column("When c_i was complete.", unit="UTC")
     sent_time: datetime | None = column("When m_i was complete.", unit="UTC")
     split: str = column("train or heldout; the same for all turns of a conversation.")
+    customer_id: str | None = column("Who the customer is, over conversations.")
+    business_id: str | None = column("Who the business is, over conversations.")
+    facts: str | None = column(
+        "What the configuration lets the policy know of the conversation: `name: value` lines from "
+        "the log's meta."
+    )
 
 
 def action(row: Mapping[str, Any]) -> str | None:

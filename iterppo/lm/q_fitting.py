@@ -72,11 +72,20 @@ def fit(q: QFunction, targets: Sequence[Target], config: FitQConfig) -> Fit:
             best = (history[-1], len(history) - 1, _copy(q))
         q.model.train()
 
+    # By the log's mean weight, not by the batch's own: batches hold conversations of one length,
+    # weights depend on the length, and would cancel.
+    weights = [w for target in train for w in target.weights if w > 0]
+    mean_weight = sum(weights) / len(weights)
+
+    def loss_of(batch: list[int]) -> torch.Tensor:
+        total, _, number = _weighted_loss(q, [train[index] for index in batch], config)
+        return total / (number * mean_weight)
+
     torch.manual_seed(config.seed)
     q.model.train()
     losses = minimise(
         list(q.model.parameters()),
-        lambda batch: _loss(q, [train[index] for index in batch], config),
+        loss_of,
         [len(target.segment.ids) for target in train],
         epochs=config.epochs,
         max_steps=config.max_steps,
@@ -104,7 +113,11 @@ def _check(targets: Sequence[Target], config: FitQConfig) -> None:
         )
 
 
-def _loss(q: QFunction, targets: Sequence[Target], config: FitQConfig) -> torch.Tensor:
+def _weighted_loss(
+    q: QFunction, targets: Sequence[Target], config: FitQConfig
+) -> tuple[torch.Tensor, float, int]:
+    """Sum of the weighted losses of all turns, sum of their weights, and number of those that have
+    one."""
     raw_N = q.raw([target.segment for target in targets])
     weight_N = torch.tensor([w for t in targets for w in t.weights], device=raw_N.device)
     return_N = torch.tensor(
@@ -116,7 +129,7 @@ def _loss(q: QFunction, targets: Sequence[Target], config: FitQConfig) -> torch.
         )
     else:
         loss_N = (raw_N - return_N).square()
-    return (loss_N * weight_N).sum() / weight_N.sum().clamp(min=1e-8)
+    return (loss_N * weight_N).sum(), float(weight_N.sum()), int((weight_N > 0).sum())
 
 
 @torch.no_grad()
@@ -124,14 +137,13 @@ def _mean_loss(q: QFunction, targets: Sequence[Target], config: FitQConfig) -> f
     if not targets:
         return math.inf
     q.model.eval()
-    total = count = 0.0
+    total = mass = 0.0
     lengths = [len(target.segment.ids) for target in targets]
     for batch in token_batches(lengths, tokens_per_batch=config.tokens_per_batch, seed=None):
-        chosen = [targets[index] for index in batch]
-        weight = sum(sum(target.weights) for target in chosen)
-        total += float(_loss(q, chosen, config)) * weight
-        count += weight
-    return total / count
+        loss, weight, _ = _weighted_loss(q, [targets[index] for index in batch], config)
+        total += float(loss)
+        mass += weight
+    return total / mass
 
 
 def _copy(q: QFunction) -> dict[str, torch.Tensor]:

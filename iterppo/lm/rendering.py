@@ -45,13 +45,18 @@ class Decision:
 def decisions(rows: Iterable[Mapping[str, Any]], *, system_prompt: str) -> Iterator[Decision]:
     """States and actions of a conversation's turns, in order.
 
-    Each c_i is a user message, each a_i an assistant message; what the business really sent, where
+    The system message is the policy's prompt, and below it the facts that the configuration lets
+    the policy know of the conversation. Each c_i is a user message, each a_i an assistant message; what the business really sent, where
     it differs from a_i, opens the next user message as a marked note. Turns without an action leave
     no assistant message behind; what follows continues the user message.
     """
-    messages: list[Message] = [{"role": "system", "content": system_prompt.strip()}]
+    messages: list[Message] = []
     note: str | None = None
     for row in rows:
+        if not messages:
+            facts = row.get("facts")
+            content = f"{system_prompt.strip()}\n\n{facts}" if facts else system_prompt.strip()
+            messages = [{"role": "system", "content": content}]
         content = _user_content(row["customer"], note)
         if messages[-1]["role"] == "user":
             joined = f"{messages[-1]['content']}\n{content}".strip()

@@ -1,298 +1,363 @@
-"""A line of a log -> a conversation -> turns with rewards.
+"""Conversations -> turns: joining, cutting after the outcome, rewards, as columns.
 
-    {"conversation_id", "messages": [{"role": "customer"|"business", "content", "time"?, "outcome"?,
-      "suggestion"?, "adoption"?, "suggestion_logprob"?, "policy_version"?, "persona"?}],
-      "outcome"?, "unfinished"?}
+    LogConversation + Label -> rows of trajectories@2
 
-A message's `outcome` is the state of the outcome just before the next message. Suggestion fields
-stand on the business message that followed the suggestion. `meta.unfinished` counts as
-`unfinished`; nothing else of `meta` is read, since it holds facts that no policy may see.
+Consecutive messages of one side are joined (paper, footnote 1). The reward r_{i+1} = o_{i+1} is
+credited to the transition out of the last (s_i, a_i) before the outcome, whether a customer's or a
+business's message carries it. Messages after it are cut: the conversation ended there (absorbing).
+A conversation whose outcome was reached before any decision has no turns.
+
+Many conversations are worked on together, column by column, their messages laid end to end. Shapes:
+C conversations, M messages, S sides (consecutive messages of one role), T turns; `owner` is the
+conversation that each belongs to.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-)
+import msgspec
 
-from iterppo.errors import DataError
+from iterppo.contracts import ROWS
+from iterppo.contracts.base import arrow_schema
+from iterppo.logs.censoring import is_censored
+from iterppo.logs.outcomes import Label, combine, from_conversation, from_marks
+from iterppo.logs.records import LogConversation, LogMessage
+from iterppo.logs.suggestions import Adoptions, derive_adoptions, said_together
+from iterppo.logs.time_columns import time_column
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
-def _whole_characters(text: str) -> str:
-    """JSON can hold half of a surrogate pair, UTF-8 and hence Parquet cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"half a character at {error.start}") from None
-    return text
+    Array = np.ndarray[Any, Any]
 
 
-Text = Annotated[str, AfterValidator(_whole_characters)]
+class Cut(NamedTuple):
+    """A conversation, and what is known of its end."""
 
-
-def _as_integer(value: Any) -> Any:
-    """`true` and `1.0` are outcomes as well as 1."""
-    return int(value) if isinstance(value, bool | float) and value in (0, 1) else value
-
-
-Outcome = Annotated[Literal[0, 1], BeforeValidator(_as_integer)]
-Role = Literal["customer", "business"]
-Adoption = Literal["verbatim", "edited", "influenced", "rejected", "abstained", "not_shown"]
-EDITED_BELOW = 0.5
-"""A suggestion whose sent message is at most so far away (normalised edit distance) counts as
-edited, else rejected."""
-
-
-class LogMessage(BaseModel):
-    """A message as the log has it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    role: Role
-    content: Text
-    time: datetime | None = None
-    outcome: Outcome | None = None
-    suggestion: Text | None = None
-    adoption: Adoption | None = None
-    suggestion_logprob: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    policy_version: Text | None = None
-    persona: Text | None = None
-
-    @field_validator("time", mode="before")
-    @classmethod
-    def _parse_time(cls, value: Any) -> Any:
-        try:
-            if isinstance(value, str):
-                value = datetime.fromisoformat(value)
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                value = datetime.fromtimestamp(value, UTC)
-            if isinstance(value, datetime):
-                value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        except (OverflowError, OSError) as error:  # neither becomes a ValidationError by itself
-            raise ValueError(str(error)) from None
-        return value
-
-    @property
-    def knows_suggestion(self) -> bool:
-        """Whether the log says what was suggested, be it nothing."""
-        return self.role == "business" and bool(self.model_fields_set & {"suggestion", "adoption"})
-
-    @property
-    def is_decision(self) -> bool:
-        """Whether the assistant did something, although nothing may have been sent: it suggested,
-        or it abstained."""
-        return (
-            self.role == "business"
-            and self.adoption != "not_shown"
-            and bool(self.suggestion or self.adoption)
-        )
-
-
-class LogConversation(BaseModel):
-    """A conversation as the log has it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    conversation_id: Text
-    messages: list[LogMessage]
-    outcome: Outcome | None = None
-    unfinished: bool = False
-    policy_version: Text | None = None
-    persona: Text | None = None
-
-
-def parse_line(line: bytes) -> LogConversation:
-    """Read one line.
-
-    Raises:
-        DataError: With the reason; the caller knows file and line.
-    """
-    try:
-        content = json.loads(line.decode("utf-8-sig"))  # Windows programs begin a file with a mark
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise DataError("not a JSON object")
-    meta = content.get("meta")
-    if isinstance(meta, dict) and meta.get("unfinished") is not None:
-        content.setdefault("unfinished", meta["unfinished"])
-    try:
-        conversation = LogConversation.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
-    if not conversation.conversation_id:
-        raise DataError("conversation_id: is empty")
-    marked = [
-        number for number, message in enumerate(conversation.messages) if message.outcome == 1
-    ]
-    if conversation.outcome == 0 and marked:
-        raise DataError(f"outcome: is 0, but messages.{marked[0]} carries 1")
-    return conversation
+    conversation: LogConversation
+    label: Label
+    censored: bool
+    split: str
+    facts: str | None = None
 
 
 @dataclass(frozen=True)
-class _Side:
-    """Consecutive messages of one side, joined (paper, footnote 1)."""
+class _Sides:
+    """Consecutive messages of one role. `spoken` are the messages that take part: not cut, and
+    either with a text or a decision of the assistant."""
 
-    role: Role
-    messages: list[LogMessage]
+    spoken: Array
+    """Indices of messages."""
+    start_S: Array
+    """Where in `spoken` each side begins."""
+    owner_S: Array
+    is_customer_S: Array
+    texts: list[str | None]
+    num_cut: int
+    num_blank: int
 
-    @property
-    def text(self) -> str:
-        return "\n".join(message.content for message in self.messages if message.content.strip())
+    def messages_of(self, side: int) -> Array:
+        """Indices of the messages that a side was joined from."""
+        end = self.start_S[side + 1] if side + 1 < len(self.start_S) else len(self.spoken)
+        return self.spoken[self.start_S[side] : end]
 
-    @property
-    def time(self) -> datetime | None:
-        return self.messages[-1].time
+    def last_message_S(self) -> Array:
+        """Index of each side's last message."""
+        import numpy as np
+
+        return self.spoken[np.append(self.start_S[1:], len(self.spoken))[: len(self.start_S)] - 1]
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """c_i and m_i of each turn, as indices of sides; -1 where there is none."""
+
+    owner_T: Array
+    customer_T: Array
+    business_T: Array
+    after_T: Array
+    """c_{i+1} where it came with the outcome."""
+
+
+class TurnTable:
+    """Turns of many conversations."""
+
+    def __init__(self, adoptions: Adoptions | None = None) -> None:
+        self.adoptions = adoptions or Adoptions()
+        self.counts: Counter[str] = Counter()
+        self.num_messages = 0
+        self._cuts: list[Cut] = []
+
+    def add(self, cut: Cut) -> None:
+        """Append a conversation."""
+        self._cuts.append(cut)
+        self.num_messages += len(cut.conversation.messages)
+
+    def take(self) -> pa.Table:
+        """The turns of what was added since the last call, as a table of trajectories@2; what
+        became of the messages is added to `counts`."""
+        cuts, self._cuts, self.num_messages = self._cuts, [], 0
+        messages = [message for cut in cuts for message in cut.conversation.messages]
+        sides = _join(cuts, messages)
+        turns = _pair(cuts, sides)
+        self._count(cuts, len(messages), sides, turns)
+        return _table(cuts, messages, sides, turns, self.adoptions)
+
+    def _count(self, cuts: Sequence[Cut], num_messages: int, sides: _Sides, turns: _Turns) -> None:
+        import numpy as np
+
+        has_turns_C = np.zeros(len(cuts), dtype=bool)
+        has_turns_C[turns.owner_T] = True
+        counts = self.counts
+        counts["messages"] += num_messages
+        counts["messages_ignored"] += sum(cut.conversation.ignored for cut in cuts)
+        counts["messages_cut_after_outcome"] += sides.num_cut
+        counts["messages_blank"] += sides.num_blank
+        counts["messages_joined"] += len(sides.spoken) - len(sides.owner_S)
+        counts["sides"] += len(sides.owner_S)
+        counts["turns"] += len(turns.owner_T)
+        counts["conversations"] += len(cuts)
+        counts["conversations_without_turns"] += int(np.sum(~has_turns_C))
+        with_turns = list(itertools.compress(cuts, has_turns_C.tolist()))
+        censored = sum(cut.censored for cut in with_turns)
+        counts["conversations_censored"] += censored
+        counts["conversations_terminal"] += len(with_turns) - censored
+        counts["outcomes"] += sum(bool(cut.label.reached) for cut in with_turns)
+        for split, number in Counter(cut.split for cut in with_turns).items():
+            counts[f"conversations_{split}"] += number
+
+
+def _join(cuts: Sequence[Cut], messages: Sequence[LogMessage]) -> _Sides:
+    """Leave out what was cut and what is blank, and join what is left by role."""
+    import numpy as np
+
+    num_M = len(messages)
+    num_messages_C = np.fromiter((len(cut.conversation.messages) for cut in cuts), np.int64)
+    owner_M = np.repeat(np.arange(len(cuts)), num_messages_C)
+    last_kept_C = np.fromiter(
+        (num_M if cut.label.position is None else cut.label.position for cut in cuts), np.int64
+    )
+    start_C = np.cumsum(num_messages_C) - num_messages_C
+    kept_M = np.arange(num_M) <= (start_C + last_kept_C)[owner_M]
+    content = [message.content for message in messages]
+    blank_M = np.fromiter([not text or text.isspace() for text in content], bool, num_M)
+    silent_M = blank_M.copy()
+    for number in np.flatnonzero(blank_M & kept_M).tolist():
+        silent_M[number] = not messages[number].is_decision
+    spoken = np.flatnonzero(kept_M & ~silent_M)
+    is_customer_M = np.fromiter([m.role == "customer" for m in messages], bool, num_M)
+    owner, is_customer = owner_M[spoken], is_customer_M[spoken]
+    begins = np.ones(len(spoken), dtype=bool)
+    begins[1:] = (owner[1:] != owner[:-1]) | (is_customer[1:] != is_customer[:-1])
+    start_S = np.flatnonzero(begins)
+    length_S = np.diff(start_S, append=len(spoken))
+    texts: list[str | None] = [content[number] for number in spoken[start_S].tolist()]
+    for side in np.flatnonzero(blank_M[spoken[start_S]]).tolist():
+        texts[side] = None  # a decision after which nothing was sent
+    for side in np.flatnonzero(length_S > 1).tolist():
+        start = start_S[side]
+        parts = (content[number] for number in spoken[start : start + length_S[side]].tolist())
+        texts[side] = "\n".join(text for text in parts if text and not text.isspace()) or None
+    return _Sides(
+        spoken=spoken,
+        start_S=start_S,
+        owner_S=owner[start_S],
+        is_customer_S=is_customer[start_S],
+        texts=texts,
+        num_cut=int(np.sum(~kept_M)),
+        num_blank=int(np.sum(kept_M & silent_M)),
+    )
+
+
+def _pair(cuts: Sequence[Cut], sides: _Sides) -> _Turns:
+    """A turn begins with a customer's side, or with the business where it opens."""
+    import numpy as np
+
+    num_S = len(sides.owner_S)
+    opens_S = np.ones(num_S, dtype=bool)
+    opens_S[1:] = sides.owner_S[1:] != sides.owner_S[:-1]
+    first_T = np.flatnonzero(sides.is_customer_S | opens_S)
+    num_T = len(first_T)
+    last_T = np.append(first_T[1:], num_S)[:num_T] - 1
+    owner_T = sides.owner_S[first_T]
+    customer_T = np.where(sides.is_customer_S[first_T], first_T, -1)
+    business_T = np.where(sides.is_customer_S[last_T], -1, last_T)
+    # A closing customer message is a state in which the business stopped responding, unless the
+    # outcome came with it: then no decision followed.
+    closes_T = np.ones(num_T, dtype=bool)
+    closes_T[:-1] = owner_T[1:] != owner_T[:-1]
+    reached_C = np.fromiter((bool(cut.label.reached) for cut in cuts), bool, len(cuts))
+    is_after_T = closes_T & (business_T < 0) & reached_C[owner_T]
+    after_T = np.full(num_T, -1)
+    after_T[:-1] = np.where(
+        is_after_T[1:] & (owner_T[1:] == owner_T[:-1]), customer_T[1:], after_T[:-1]
+    )
+    is_turn_T = ~is_after_T
+    return _Turns(
+        owner_T[is_turn_T], customer_T[is_turn_T], business_T[is_turn_T], after_T[is_turn_T]
+    )
+
+
+def _table(
+    cuts: Sequence[Cut],
+    messages: Sequence[LogMessage],
+    sides: _Sides,
+    turns: _Turns,
+    adoptions: Adoptions,
+) -> pa.Table:
+    import numpy as np
+    import pyarrow as pa
+
+    schema = arrow_schema(ROWS["trajectories"])
+    num_T, owner_T = len(turns.owner_T), turns.owner_T
+    conversations = [cut.conversation for cut in cuts]
+    num_turns_C = np.bincount(owner_T, minlength=len(cuts))
+    end_C = np.cumsum(num_turns_C)
+    has_turns_C = num_turns_C > 0
+    last_C = end_C[has_turns_C] - 1
+    reached_C = np.fromiter((bool(cut.label.reached) for cut in cuts), bool, len(cuts))
+    censored_C = np.fromiter((cut.censored for cut in cuts), bool, len(cuts))
+    reward_T, done_T = np.zeros(num_T), np.zeros(num_T, dtype=bool)
+    reward_T[last_C] = reached_C[has_turns_C]
+    done_T[last_C] = ~censored_C[has_turns_C]
+    text_S = pa.array(sides.texts, pa.string())
+    time_S = time_column([messages[number].time for number in sides.last_message_S().tolist()])
+    sent = _pick(sides.texts, turns.business_T)
+    columns: dict[str, Any] = {
+        "turn": np.arange(num_T) - (end_C - num_turns_C)[owner_T] + 1,
+        "customer": _take(text_S, turns.customer_T),
+        "sent": sent,
+        "outcome_before": np.zeros(num_T, dtype=bool),
+        "reward": reward_T,
+        "done": done_T,
+        "censored": censored_C[owner_T],
+        "customer_after": _take(text_S, turns.after_T),
+        "customer_time": _take(time_S, turns.customer_T),
+        "sent_time": _take(time_S, turns.business_T),
+    }
+    columns |= _suggestions(messages, sides, turns, sent, adoptions)
+    owner = pa.array(owner_T)
+    of_conversation: dict[str, list[Any]] = {
+        "split": [cut.split for cut in cuts],
+        "facts": [cut.facts for cut in cuts],
+    }
+    for name in ("conversation_id", "policy_version", "persona", "customer_id", "business_id"):
+        of_conversation[name] = [getattr(conversation, name) for conversation in conversations]
+    for name, values in of_conversation.items():
+        column = pa.array(values, schema.field(name).type).take(owner)
+        own = columns.get(name)
+        columns[name] = column if own is None else _coalesce(own, column)
+    return pa.table([_as_array(columns[f.name], f.type, num_T) for f in schema], schema=schema)
+
+
+def _suggestions(
+    messages: Sequence[LogMessage],
+    sides: _Sides,
+    turns: _Turns,
+    sent: Sequence[str | None],
+    adoptions: Adoptions,
+) -> dict[str, Any]:
+    """The columns of a_i; None for a column without values."""
+    import numpy as np
+
+    suggestion_M = [message.suggestion for message in messages]
+    given_M = [message.adoption for message in messages]
+    fields: dict[str, list[Any]] = {
+        "suggestion_logprob": [message.suggestion_logprob for message in messages],
+        "policy_version": [message.policy_version or None for message in messages],
+        "persona": [message.persona or None for message in messages],
+    }
+    knows_M = [
+        suggestion is not _UNSET or given is not _UNSET
+        for suggestion, given in zip(suggestion_M, given_M, strict=True)
+    ]
+    knows_any = any(knows_M)
+    fields = {name: values for name, values in fields.items() if any(v is not None for v in values)}
+    columns: dict[str, Any] = dict.fromkeys(_ABOUT_SUGGESTIONS)
+    if not knows_any and not fields:
+        return columns
+    # Nearly every side is one message; what several say together is worked out one by one.
+    first_S = sides.spoken[sides.start_S]
+    first_T = np.where(turns.business_T < 0, -1, first_S[turns.business_T])
+    length_S = np.diff(sides.start_S, append=len(sides.spoken))
+    several = np.flatnonzero((turns.business_T >= 0) & (length_S[turns.business_T] > 1)).tolist()
+    together = {
+        turn: said_together([messages[n] for n in sides.messages_of(turns.business_T[turn])])
+        for turn in several
+    }
+    columns |= {name: _pick(values, first_T) for name, values in fields.items()}
+    for turn, said in together.items():
+        for name in fields:
+            columns[name][turn] = getattr(said, name.removeprefix("suggestion_"))
+    if knows_any:
+        knows_M = np.asarray(knows_M)
+        is_answer_S = ~sides.is_customer_S
+        spoken_by_business = sides.spoken[np.repeat(is_answer_S, length_S)]
+        owner = np.repeat(sides.owner_S, length_S)[np.repeat(is_answer_S, length_S)]
+        knows_C = np.zeros(int(sides.owner_S.max(initial=-1)) + 1, dtype=bool)
+        knows_C[owner[knows_M[spoken_by_business]]] = True
+        suggestion = [value or None for value in _pick(suggestion_M, first_T)]
+        given = [value or None for value in _pick(given_M, first_T)]
+        for turn, said in together.items():
+            suggestion[turn], given[turn] = said.suggestion, said.adoption
+        columns["adoption"], columns["edit_distance"] = derive_adoptions(
+            suggestion, sent, given, knows_C[turns.owner_T].tolist(), adoptions
+        )
+        columns["suggestion"] = suggestion
+    return columns
+
+
+_UNSET = msgspec.UNSET
+_ABOUT_SUGGESTIONS = (
+    "suggestion",
+    "adoption",
+    "edit_distance",
+    "suggestion_logprob",
+    "policy_version",
+    "persona",
+)
+
+
+def _pick(values: Sequence[Any], index_T: Array) -> list[Any]:
+    """Values by index; None for -1."""
+    if len(index_T) and index_T.min() >= 0:
+        return [values[index] for index in index_T.tolist()]
+    return [None if index < 0 else values[index] for index in index_T.tolist()]
+
+
+def _take(values: pa.Array, index_T: Array) -> pa.Array:
+    """Values by index; null for -1."""
+    import pyarrow as pa
+
+    return values.take(pa.array(index_T, mask=index_T < 0))
+
+
+def _coalesce(own: list[Any], default: pa.Array) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.coalesce(pa.array(own, default.type), default)
+
+
+def _as_array(values: Any, type_: pa.DataType, length: int) -> pa.Array:
+    import pyarrow as pa
+
+    if values is None:
+        return pa.nulls(length, type_)
+    if isinstance(values, list):
+        return pa.array(values, type_)
+    return (values if isinstance(values, pa.Array) else pa.array(values)).cast(type_)
 
 
 def turns_of(conversation: LogConversation) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The turns of a conversation, as trajectories rows without `split`, and what was counted on
-    the way.
-
-    The reward r_{i+1} = o_{i+1} is credited to the transition out of the last (s_i, a_i) before the
-    outcome, whether a customer's or a business's message carries it. Messages after it are cut: the
-    conversation ended there (absorbing). A conversation whose outcome was reached before any
-    decision has no turns.
-    """
-    messages = conversation.messages
-    first = next((number for number, message in enumerate(messages) if message.outcome == 1), None)
-    reached = first is not None or conversation.outcome == 1
-    labelled = conversation.outcome is not None or any(
-        message.outcome is not None for message in messages
-    )
-    censored = not reached and (conversation.unfinished or not labelled)
-    kept = messages if first is None else messages[: first + 1]
-    sides = list(_join(kept))
-    rows = _pair(sides, conversation)
-    # A closing customer message is a state in which the business stopped responding, unless the
-    # outcome came with it.
-    if reached and rows and sides[-1].role == "customer":
-        closing = rows.pop()
-        if rows:
-            rows[-1]["customer_after"] = closing["customer"]
-    for row in rows:
-        row["censored"] = censored
-    if rows:
-        rows[-1]["reward"] = float(reached)
-        rows[-1]["done"] = not censored
-    num_spoken = sum(len(side.messages) for side in sides)
-    counts = Counter(
-        messages=len(messages),
-        messages_cut_after_outcome=len(messages) - len(kept),
-        messages_blank=len(kept) - num_spoken,
-        messages_joined=num_spoken - len(sides),
-        sides=len(sides),
-        turns=len(rows),
-        conversations=1,
-        conversations_without_turns=int(not rows),
-        conversations_censored=int(censored and bool(rows)),
-        conversations_terminal=int(not censored and bool(rows)),
-        outcomes=int(reached and bool(rows)),
-    )
-    return rows, counts
-
-
-def _join(messages: list[LogMessage]) -> Iterator[_Side]:
-    side: _Side | None = None
-    for message in messages:
-        if not message.content.strip() and not message.is_decision:
-            continue
-        if side is not None and side.role == message.role:
-            side.messages.append(message)
-            continue
-        if side is not None:
-            yield side
-        side = _Side(message.role, [message])
-    if side is not None:
-        yield side
-
-
-def _pair(sides: list[_Side], conversation: LogConversation) -> list[dict[str, Any]]:
-    has_suggestions = any(
-        m.knows_suggestion for side in sides for m in side.messages if side.role == "business"
-    )
-    pairs: list[tuple[_Side | None, _Side | None]] = []
-    for side in sides:
-        if side.role == "customer":
-            pairs.append((side, None))
-        elif pairs and pairs[-1][1] is None:
-            pairs[-1] = (pairs[-1][0], side)
-        else:
-            pairs.append((None, side))
-    return [
-        {
-            "conversation_id": conversation.conversation_id,
-            "turn": number,
-            "customer": customer.text if customer else None,
-            "customer_time": customer.time if customer else None,
-            "sent": (business.text or None) if business else None,
-            "sent_time": business.time if business else None,
-            **_suggestion(business, has_suggestions, conversation),
-            "outcome_before": False,
-            "reward": 0.0,
-            "done": False,
-            "customer_after": None,
-        }
-        for number, (customer, business) in enumerate(pairs, start=1)
-    ]
-
-
-def _suggestion(
-    side: _Side | None, has_suggestions: bool, conversation: LogConversation
-) -> dict[str, Any]:
-    messages = side.messages if side else []
-    suggested = [m for m in messages if m.suggestion]
-    text = "\n".join(m.suggestion or "" for m in suggested) or None
-    sent = side.text if side else ""
-    distance = _distance(text, sent) if text and sent else None
-    adoption: str | None = None
-    if has_suggestions:
-        given = {m.adoption for m in messages if m.adoption}
-        if len(given) == 1:
-            adoption = given.pop()
-        elif text is None:
-            adoption = "not_shown"
-        else:
-            adoption = _derive_adoption(text, sent, distance)
-    logprobs = [m.suggestion_logprob for m in messages if m.suggestion_logprob is not None]
-    if adoption in ("abstained", "not_shown"):
-        text = distance = None
-    return {
-        "suggestion": text,
-        "adoption": adoption,
-        "edit_distance": distance,
-        "suggestion_logprob": sum(logprobs) if logprobs else None,
-        "policy_version": next(
-            (m.policy_version for m in messages if m.policy_version), conversation.policy_version
-        ),
-        "persona": next((m.persona for m in messages if m.persona), conversation.persona),
-    }
-
-
-def _distance(suggestion: str, sent: str) -> float:
-    from rapidfuzz.distance import Levenshtein
-
-    return float(Levenshtein.normalized_distance(suggestion, sent))
-
-
-def _derive_adoption(suggestion: str, sent: str, distance: float | None) -> str:
-    if suggestion.split() == sent.split():
-        return "verbatim"
-    return "edited" if distance is not None and distance <= EDITED_BELOW else "rejected"
+    """The turns of one conversation by its own labels, as rows, and what was counted on the way."""
+    label = combine([from_marks([conversation])[0], from_conversation([conversation])[0]])
+    table = TurnTable()
+    table.add(Cut(conversation, label, is_censored(conversation, label, None), "train"))
+    return table.take().to_pylist(), table.counts

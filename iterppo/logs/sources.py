@@ -1,22 +1,108 @@
-"""The files of a log, and their lines."""
+"""The files of a log: where they lie, how they are opened, and how they are cut into pieces that
+can be read apart from each other.
+
+A location is a path, or a URL that pyarrow's file systems open (s3://, gs://, file://). Plain files
+are cut at bytes, and a line belongs to the piece that it begins in; compressed files are read from
+their beginning, hence whole.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import glob
 import gzip
+import hashlib
+import io
+import shutil
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import BinaryIO, cast
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from iterppo.artifact import InputRecord
 from iterppo.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 LOG_FILE = "log.jsonl"
 """Name of the log within an artifact of kind `log`."""
+STANDARD_INPUT = "-"
+PIECE_BYTES = 64 * 2**20
+MAX_LINE_BYTES = 256 * 2**20
+"""A longer line is no conversation; it is refused without being held in memory."""
+
+_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 
 
-def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[Path]:
-    """Files for a list of names: plain paths, globs, and folders made by `iterppo rollout`.
+@dataclass(frozen=True, order=True)
+class LogFile:
+    """A file of a log."""
+
+    name: str
+    """As it was named: what rejects call it."""
+    location: str
+    """Path or URL; for standard input the file that holds what was read."""
+
+    def open(self) -> BinaryIO:
+        """The file's bytes, still compressed; it can be sought in.
+
+        Raises:
+            OSError: As the file system says.
+        """
+        if not _is_url(self.location):
+            return Path(self.location).open("rb")
+        system, path = _file_system(self.location)
+        return cast(BinaryIO, system.open_input_file(path))
+
+    def size_bytes(self) -> int:
+        """Size, still compressed."""
+        if not _is_url(self.location):
+            return Path(self.location).stat().st_size
+        system, path = _file_system(self.location)
+        return int(system.get_file_info(path).size)
+
+    def digest(self) -> str:
+        """SHA-256 of the content, in hexadecimal.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        digest = hashlib.sha256()
+        try:
+            with self.open() as stream:
+                while block := stream.read(2**22):
+                    digest.update(block)
+        except OSError as error:
+            raise _unreadable(self, None, error) from None
+        return digest.hexdigest()
+
+    def is_read_whole(self) -> bool:
+        """Whether it can only be read from its beginning: gzip, zstd and Parquet."""
+        try:
+            with self.open() as stream:
+                return bytes(stream.read(4)).startswith((_GZIP, _ZSTD, _PARQUET))
+        except OSError as error:
+            raise _unreadable(self, None, error) from None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The lines of a file that begin in [start, end)."""
+
+    file: LogFile
+    start: int = 0
+    end: int | None = None
+    """None: to the end of the file."""
+
+
+def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[LogFile]:
+    """Files for a list of names: paths, globs, URLs, and folders made by `iterppo rollout`; in the
+    order of their names, each once, so that the order in which they are given does not matter.
+
+    `-` stays as it is: it has to be read into a file first (`spool`).
 
     Raises:
         UsageError: If nothing is named.
@@ -28,42 +114,180 @@ def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[Path]:
                 "ingest: no log is named. Name files, or the round with --round runs/NAME/000."
             )
         patterns = [str(round_folder / "log")]
-    found: list[Path] = []
+    found: dict[str, LogFile] = {}
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            path = path / LOG_FILE
-        matches = (
-            [path]
-            if path.is_file()
-            else [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-        )
-        matches = [match for match in matches if match.is_file()]
+        if pattern == STANDARD_INPUT:
+            matches = [STANDARD_INPUT]
+        else:
+            matches = _match_url(pattern) if _is_url(pattern) else _match_path(pattern)
         if not matches:
             raise DataError(f"{pattern}: no such log. Check the path (quote a glob: '*.jsonl.gz').")
-        found.extend(matches)
-    return found
+        for match in matches:
+            same = match if _is_url(match) or match == "-" else str(Path(match).resolve())
+            found.setdefault(same, LogFile(match, match))
+    return sorted(found.values())
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Line numbers from 1 and lines, without their ending; blank lines are passed over.
+def _match_path(pattern: str) -> list[str]:
+    path = Path(pattern)
+    if path.is_dir():
+        path = path / LOG_FILE
+    if path.is_file():
+        return [str(path)]
+    return [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+
+
+def _match_url(pattern: str) -> list[str]:
+    from pyarrow.fs import FileSelector, FileType
+
+    system, path = _file_system(pattern)
+    prefix = pattern.removesuffix(path)
+    try:
+        if not glob.has_magic(path):
+            return [pattern] if system.get_file_info(path).type == FileType.File else []
+        parts = PurePosixPath(path).parts
+        fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+        folder = str(PurePosixPath(*parts[:fixed]))
+        listed = system.get_file_info(FileSelector(folder, allow_not_found=True, recursive=True))
+    except OSError as error:
+        raise DataError(f"{pattern}: cannot be listed ({_first_line(error)}).") from None
+    depth = len(parts)
+    return [
+        prefix + info.path
+        for info in listed
+        if info.type == FileType.File
+        and len(PurePosixPath(info.path).parts) == depth
+        and fnmatch.fnmatchcase(info.path, path)
+    ]
+
+
+def _is_url(location: str) -> bool:
+    return "://" in location
+
+
+def _file_system(url: str) -> tuple[FileSystem, str]:
+    from pyarrow.fs import FileSystem
+
+    try:
+        system, path = FileSystem.from_uri(url)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{url}: no file system opens it ({_first_line(error)}).") from None
+    return system, path
+
+
+def pieces(files: Sequence[LogFile], *, piece_bytes: int = PIECE_BYTES) -> list[list[Piece]]:
+    """What is read together, in order: large plain files in pieces, small ones several at a time.
+
+    Depends on the files alone, so that every number of workers makes the same parts.
+    """
+    groups: list[list[Piece]] = []
+    room = 0
+    for file in files:
+        size = file.size_bytes()
+        if file.is_read_whole():
+            parts = [Piece(file)]
+        else:
+            starts = range(0, max(size, 1), piece_bytes)
+            parts = [Piece(file, start, min(start + piece_bytes, size)) for start in starts]
+        for part in parts:
+            weight = (part.end if part.end is not None else size) - part.start
+            if not groups or weight > room:
+                groups.append([])
+                room = piece_bytes
+            groups[-1].append(part)
+            room -= weight
+    return groups
+
+
+class Lines:
+    """The lines of a piece with their numbers, from 1 at the first line of the piece.
+
+    Blank lines are passed over, but counted. A line longer than `MAX_LINE_BYTES` comes cut, and so
+    too long for its reader.
 
     Raises:
-        DataError: If the file cannot be read to its end.
+        DataError: While iterating, if the file cannot be read to its end.
     """
-    number = 0
-    try:
-        with _open(path) as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield number, line.rstrip(b"\r\n")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: line {number + 1}: cannot be read ({error}). Is the file whole?"
-        ) from None
+
+    def __init__(self, piece: Piece) -> None:
+        self.piece = piece
+        self.num_lines = 0
+        """Lines gone by, blank ones too."""
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        piece = self.piece
+        end = piece.end
+        try:
+            with _reader(piece.file) as stream:
+                readline = stream.readline
+                position = piece.start
+                if position:
+                    stream.seek(position - 1)
+                    position += len(readline()) - 1
+                while end is None or position < end:
+                    line = readline(MAX_LINE_BYTES)
+                    if not line:
+                        break
+                    position += len(line)
+                    if len(line) == MAX_LINE_BYTES:
+                        position += _skip_line(stream)
+                    self.num_lines += 1
+                    line = line.rstrip(b"\r\n")
+                    if line and not line.isspace():
+                        yield self.num_lines, line
+        except (OSError, EOFError, zlib.error) as error:
+            raise _unreadable(piece.file, self.num_lines + 1, error) from None
 
 
-def _open(path: Path) -> BinaryIO:
-    with path.open("rb") as probe:
-        compressed = probe.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(path, "rb")) if compressed else path.open("rb")
+def _skip_line(stream: BinaryIO) -> int:
+    skipped = 0
+    while rest := stream.readline(MAX_LINE_BYTES):
+        skipped += len(rest)
+        if rest.endswith(b"\n"):
+            break
+    return skipped
+
+
+@contextlib.contextmanager
+def _reader(file: LogFile) -> Iterator[BinaryIO]:
+    """The decompressed bytes of a file."""
+    with contextlib.ExitStack() as stack:
+        raw: Any = stack.enter_context(file.open())
+        head = bytes(raw.read(4))
+        raw.seek(0)
+        if head.startswith(_GZIP):
+            yield cast(BinaryIO, stack.enter_context(gzip.open(raw, "rb")))
+        elif head.startswith(_ZSTD):
+            import pyarrow as pa
+
+            stream = stack.enter_context(pa.CompressedInputStream(raw, "zstd"))
+            yield cast(BinaryIO, io.BufferedReader(stream, 2**20))
+        elif isinstance(raw, io.BufferedReader):
+            yield raw
+        else:
+            yield cast(BinaryIO, io.BufferedReader(raw, 2**20))
+
+
+def _unreadable(file: LogFile, line: int | None, error: Exception) -> DataError:
+    where = file.name if line is None else f"{file.name}: line {line}"
+    return DataError(f"{where}: cannot be read ({_first_line(error)}). Is the file whole?")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def log_records(logs: Sequence[LogFile]) -> dict[str, InputRecord]:
+    """Logs as inputs of a stage, by content."""
+    return {
+        f"log {number}": InputRecord(path=log.name, kind="file", digest=log.digest())
+        for number, log in enumerate(logs)
+    }
+
+
+def spool(stream: BinaryIO, folder: Path) -> LogFile:
+    """Standard input as a file that can be read twice: once for its digest, once for its lines."""
+    path = folder / "standard-input"
+    with path.open("wb") as file:
+        shutil.copyfileobj(stream, file, 2**22)
+    return LogFile(STANDARD_INPUT, str(path))

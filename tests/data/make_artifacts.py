@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from iterppo.artifact import ArtifactWriter, InputRecord
+from iterppo.contracts import current_version
 from iterppo.pipeline import STAGES
 
 FOLDER = Path(__file__).resolve().parent / "artifacts"
@@ -46,6 +47,9 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "customer_time": datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
             "sent_time": datetime(2026, 1, 2, 3, 5, tzinfo=UTC),
             "split": "train",
+            "customer_id": "k-7",
+            "business_id": "b-1",
+            "facts": "product: roof\\nlanguage: en",
         },
         {
             "conversation_id": "shop/1",
@@ -66,6 +70,9 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "customer_time": None,
             "sent_time": None,
             "split": "train",
+            "customer_id": None,
+            "business_id": None,
+            "facts": None,
         },
         {
             "conversation_id": "star/6",
@@ -86,6 +93,9 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "customer_time": None,
             "sent_time": datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC),
             "split": "heldout",
+            "customer_id": None,
+            "business_id": None,
+            "facts": None,
         },
     ],
     "rejects": [
@@ -211,5 +221,6 @@ def write(kind: str, out: Path) -> None:
 
 if __name__ == "__main__":
     for kind in ROWS:
-        if not (FOLDER / f"{kind}-v1").exists():
-            write(kind, FOLDER / f"{kind}-v1")
+        folder = FOLDER / f"{kind}-v{current_version(kind)}"
+        if not folder.exists():
+            write(kind, folder)

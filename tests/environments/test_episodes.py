@@ -10,7 +10,8 @@ import pytest
 from iterppo.environments.episodes import Suggestion, TurnSoFar, hold_conversations
 from iterppo.environments.protocol import Observation
 from iterppo.environments.shop import SETTINGS, Shop
-from iterppo.logs.conversations import LogConversation, parse_line, turns_of
+from iterppo.logs.conversations import turns_of
+from iterppo.logs.records import LogConversation, parse_line
 
 TEXTS: list[str | None] = [
     None,

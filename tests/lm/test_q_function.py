@@ -18,6 +18,7 @@ from iterppo.lm.q_fitting import Target, fit
 from iterppo.lm.q_function import QFunction, QSettings
 from iterppo.lm.rendering import Decision, Message, Renderer, decisions
 from iterppo.lm.scratch import build_model, train_tokenizer
+from iterppo.logs.sources import LogFile
 from iterppo.stages import fit_q, ingest, returns
 from iterppo.statistics.regression import auc
 
@@ -302,6 +303,28 @@ def test_weights_weigh(make_policy: MakePolicy, target: Callable[..., Target]) -
     assert value == pytest.approx(0.75, abs=0.06)
 
 
+def test_a_weight_is_not_measured_by_its_batch(
+    make_policy: MakePolicy, target: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Weights depend on a conversation's length, and batches hold conversations of one length:
+    # divided by the weights of their batch, they would cancel.
+    losses: list[float] = []
+
+    def minimise(
+        _: Any, loss_of: Callable[[list[int]], torch.Tensor], *rest: Any, **named: Any
+    ) -> Any:
+        losses.extend(loss_of([index]).item() for index in range(2))
+        return []
+
+    monkeypatch.setattr("iterppo.lm.q_fitting.minimise", minimise)
+    monkeypatch.setattr("iterppo.lm.q_fitting.unit_hash", lambda text, seed: 1.0)
+    targets = [target("a", ["yes"], [1.0], [3.0]), target("b", ["yes"], [1.0], [1.0])]
+    fit(QFunction.from_policy(make_policy(steps=0), BCE), targets, config())
+
+    assert losses[0] == pytest.approx(3 * losses[1])
+    assert losses == pytest.approx([1.5 * math.log(2), 0.5 * math.log(2)])
+
+
 def test_a_fit_depends_on_its_seed_and_on_nothing_else(
     make_policy: MakePolicy, target: Callable[..., Target]
 ) -> None:
@@ -436,7 +459,12 @@ def fit_stage(folder: Path, policy: Path, *, turned: set[str]) -> Path:
     folder.mkdir()
     log = write_log(folder / "log.jsonl", turned=turned)
     trajectories, paid = folder / "trajectories", folder / "returns"
-    ingest.run(IngestConfig(), logs=[log], out=trajectories, rejects=folder / "rejects")
+    ingest.run(
+        IngestConfig(),
+        logs=[LogFile(str(log), str(log))],
+        out=trajectories,
+        rejects=folder / "rejects",
+    )
     returns.run(ReturnsConfig(), trajectories=trajectories, out=paid)
     fit_q.run(
         config(max_steps=8, bootstrap_samples=20),

@@ -10,7 +10,8 @@ import pytest
 
 from iterppo.lm.rendering import Decision, Renderer, decisions
 from iterppo.lm.scratch import train_tokenizer
-from iterppo.logs.conversations import parse_line, turns_of
+from iterppo.logs.conversations import turns_of
+from iterppo.logs.records import parse_line
 from iterppo.logs.sources import read_lines
 
 CHECKOUT = Path(__file__).resolve().parents[2]

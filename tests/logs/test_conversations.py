@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from iterppo.contracts.trajectories import action
 from iterppo.errors import DataError
-from iterppo.logs.conversations import parse_line, turns_of
+from iterppo.logs.conversations import turns_of
+from iterppo.logs.records import parse_line
 from iterppo.rl.returns import monte_carlo_returns
 
 Message = dict[str, Any]
@@ -62,6 +63,7 @@ def test_a_conversation_becomes_one_row_per_turn_with_every_column() -> None:
         outcome=0,
         policy_version="first",
         persona="bold",
+        customer_id="k-7",
     )
 
     shared = {
@@ -76,6 +78,10 @@ def test_a_conversation_becomes_one_row_per_turn_with_every_column() -> None:
         "reward": 0.0,
         "censored": False,
         "customer_after": None,
+        "split": "train",
+        "customer_id": "k-7",
+        "business_id": None,
+        "facts": None,
     }
     assert rows == [
         {
@@ -542,9 +548,9 @@ def test_suggestion_fields_on_a_customers_message_mean_nothing() -> None:
         pytest.param(b"{}", "conversation_id: Field required", id="no id"),
         pytest.param(b'{"conversation_id": "c"}', "messages: Field required", id="no messages"),
         pytest.param(
-            b'{"conversation_id": 7, "messages": []}',
+            b'{"conversation_id": 7.5, "messages": []}',
             "conversation_id: Input should be a valid string",
-            id="an id that is a number",
+            id="an id that is a fraction",
         ),
         pytest.param(
             b'{"conversation_id": "", "messages": []}',
@@ -606,6 +612,10 @@ def test_suggestion_fields_on_a_customers_message_mean_nothing() -> None:
 )
 def test_a_broken_line_is_refused_with_its_reason(broken: bytes, expected: str) -> None:
     assert reason(broken) == expected
+
+
+def test_the_number_that_a_database_gives_is_an_id() -> None:
+    assert parse_line(b'{"conversation_id": 7, "messages": []}').conversation_id == "7"
 
 
 @pytest.mark.parametrize("time", ["1e20", "-1e300", "1e999", "1" + "0" * 400])

@@ -12,6 +12,7 @@ import pytest
 
 from iterppo.artifact import Manifest, open_artifact
 from iterppo.config import IngestConfig
+from iterppo.logs.sources import LogFile
 from iterppo.stages import ingest
 
 # What the README beside the data says of each set.
@@ -40,7 +41,7 @@ def ingested(
     log = real_data / f"{request.param}.jsonl.gz"
     folder = tmp_path_factory.mktemp(request.param)
     out, rejects = folder / "trajectories", folder / "rejects"
-    manifest = ingest.run(IngestConfig(), logs=[log], out=out, rejects=rejects)
+    manifest = ingest.run(IngestConfig(), logs=[LogFile(str(log), str(log))], out=out, rejects=rejects)
     with gzip.open(log, "rt", encoding="utf-8") as stream:
         lines = [json.loads(line) for line in stream]
     grouped = list(open_artifact(out, "trajectories").conversations())

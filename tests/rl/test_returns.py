@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iterppo.rl.returns import monte_carlo_returns
+from iterppo.rl.returns import conversation_lengths, monte_carlo_returns, returns_of_turns
 
 REWARDS = st.lists(st.floats(-10, 10), max_size=30)
+CONVERSATIONS = st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=12), max_size=12)
 GAMMAS = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
 
 
@@ -69,3 +71,75 @@ def test_an_outcome_at_the_end_is_discounted_once_per_turn(length: int, gamma: f
 
     expected = [gamma ** (length - turn) for turn in range(1, length + 1)]
     assert monte_carlo_returns(rewards, gamma=gamma) == pytest.approx(expected)
+
+
+# --- many conversations, laid end to end ---------------------------------------------------------
+
+
+def laid_end_to_end(conversations: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and turns."""
+    rewards = [reward for rewards in conversations for reward in rewards]
+    turns = [turn for rewards in conversations for turn in range(1, len(rewards) + 1)]
+    return np.array(rewards, dtype=float), np.array(turns, dtype=np.int32)
+
+
+@given(conversations=CONVERSATIONS, gamma=GAMMAS)
+def test_returns_of_a_batch_are_those_of_its_conversations_to_the_last_bit(
+    conversations: list[list[float]], gamma: float
+) -> None:
+    reward_T, turn_T = laid_end_to_end(conversations)
+
+    found_T = returns_of_turns(reward_T, turn_T, gamma=gamma)
+
+    expected = [monte_carlo_returns(rewards, gamma=gamma) for rewards in conversations]
+    assert found_T.tolist() == [value for returns in expected for value in returns]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-300, 0.5, 0.99, 1.0])
+def test_a_long_conversation_among_short_ones_is_exact(gamma: float) -> None:
+    # γ^2000 and 1 / γ^2000 are beyond what a number can hold.
+    conversations = [[1.0], [0.0] * 1999 + [1.0], [0.5, 1.0], [0.0] * 2500]
+
+    found_T = returns_of_turns(*laid_end_to_end(conversations), gamma=gamma)
+
+    expected = [monte_carlo_returns(rewards, gamma=gamma) for rewards in conversations]
+    assert found_T.tolist() == [value for returns in expected for value in returns]
+
+
+def test_rewards_are_left_as_they_were_and_whole_numbers_are_discounted_too() -> None:
+    reward_T, turn_T = np.array([0, 1, 1]), np.array([1, 2, 1])
+
+    assert returns_of_turns(reward_T, turn_T, gamma=0.5).tolist() == [0.5, 1.0, 1.0]
+    assert reward_T.tolist() == [0, 1, 1]
+
+
+@given(lengths=st.lists(st.integers(1, 9), max_size=9))
+def test_lengths_are_read_off_the_turns(lengths: list[int]) -> None:
+    _, turn_T = laid_end_to_end([[0.0] * length for length in lengths])
+
+    assert conversation_lengths(turn_T).tolist() == lengths
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        pytest.param([2, 3], id="without a beginning"),
+        pytest.param([1, 2, 4], id="with a gap"),
+        pytest.param([1, 2, 2], id="with one twice"),
+        pytest.param([1, 0, 1], id="from 0"),
+    ],
+)
+def test_turns_that_do_not_count_are_refused(turns: list[int]) -> None:
+    with pytest.raises(ValueError, match="do not count 1, 2, 3"):
+        returns_of_turns(np.zeros(len(turns)), np.array(turns), gamma=0.5)
+
+
+def test_rewards_and_turns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"reward \(3,\) and turn \(2,\) are not both \(T,\)"):
+        returns_of_turns(np.zeros(3), np.array([1, 2]), gamma=0.5)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, math.nan])
+def test_a_discount_outside_0_to_1_is_refused_for_a_batch(gamma: float) -> None:
+    with pytest.raises(ValueError, match="gamma is a discount"):
+        returns_of_turns(np.zeros(1), np.array([1]), gamma=gamma)
