@@ -10,8 +10,8 @@ PYTHON ?= python3
 # Where torch comes from. Empty: PyPI, but the CPU build on Linux without nvidia-smi (tools/install_torch.py).
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?=
-# The optional parts to install:
-#   make setup EXTRAS=test,lint,deepspeed
+# The optional parts to install; the tests of --engine ray are skipped without its extra:
+#   make setup EXTRAS=test,lint,deepspeed,ray
 EXTRAS ?= test,lint
 # What pytest is told besides:
 #   make test TESTS='tests/test_packaging.py -k wheel'
@@ -23,7 +23,7 @@ LOCK := $(shell { cat constraints.txt pyproject.toml tools/install_torch.py; ech
 	| cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format clean demo round start loop FORCE
+.PHONY: help setup test bench lint format clean demo round start loop FORCE
 
 ##@ Start
 
@@ -49,6 +49,10 @@ $(VENV)/.installed: $(if $(filter-out $(LOCK),$(shell cat $(VENV)/.installed 2>/
 
 test: $(VENV)/.installed ## Run the tests
 	$(PYTHON_M) pytest $(TESTS)
+
+bench: $(VENV)/.installed ## Measure speed beside named peers, in some minutes; numbers to read, not to pass
+	@$(PYTHON_M) pip install -qq --disable-pip-version-check -e '.[$(EXTRAS),bench]' -c constraints.txt
+	$(PYTHON_M) benchmarks.ingest --quick
 
 lint: $(VENV)/.installed ## Check style and types, change nothing
 	$(PYTHON_M) ruff check
@@ -76,6 +80,8 @@ SET ?=
 ENV ?= shop
 RUN ?= runs/shop
 ROUNDS ?= 2
+# Conversations of the last policy, which are there to be counted only; empty: as many as of the others.
+LAST ?=
 
 ITERPPO := $(VENV)/bin/iterppo
 FLAGS = --config $(CONFIG) $(foreach setting,$(SET),--set $(setting))
@@ -87,13 +93,13 @@ MADE := manifest.json
 READY = $(CONFIG) | $(VENV)/.installed
 
 demo: ## Simulated logs to an improved policy, in some minutes: scripted logs, π_0, one round, π_1, comparison
-	@$(MAKE) --no-print-directory loop ROUNDS=1 RUN=runs/demo
+	@$(MAKE) --no-print-directory loop ROUNDS=1 RUN=runs/demo LAST=1200
 
 round: $(ROUND)/export/$(MADE) ## One round on files: ROUND=runs/star/000 LOGS='…' [CONFIG=…] [SET='seed=1 …']
 	@echo "$(ROUND): done. Look at it with: $(ITERPPO) inspect $(ROUND)"
 
 $(ROUND)/trajectories/$(MADE): $(wildcard $(LOGS)) $(READY)
-	$(ITERPPO) ingest '$(LOGS)' --round $(ROUND) $(FLAGS)
+	$(ITERPPO) ingest $(patsubst %,'%',$(LOGS)) --round $(ROUND) $(FLAGS)
 
 ifndef KEEP_INIT
 $(ROUND)/init/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
@@ -126,7 +132,7 @@ loop: start ## ROUNDS rounds in an environment: hold conversations, improve, rep
 		$(MAKE) --no-print-directory round ROUND=$(RUN)/$$k KEEP_INIT=yes; \
 	done; \
 	last=$$(printf %03d $(ROUNDS)); \
-	$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$last $(FLAGS); \
+	$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$last $(FLAGS) $(if $(LAST),--set rollout.conversations=$(LAST)); \
 	$(ITERPPO) ingest --round $(RUN)/$$last $(FLAGS); \
 	echo; $(ITERPPO) compare $$(seq -f '$(RUN)/%03g/trajectories' 0 $(ROUNDS)); \
 	echo "everything lies in $(RUN); the newest policy to serve in $$(ls -d $(RUN)/*/export | tail -1)"

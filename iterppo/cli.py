@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from iterppo import __version__
+from iterppo.engines import EngineName
 from iterppo.errors import IterPPOError
 from iterppo.pipeline import STAGES
 
@@ -40,6 +41,22 @@ Settings = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Make it again although it is up to date.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Trajectories = Annotated[Path | None, typer.Option("--trajectories", help="Trajectories artifact.")]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Processes; with --engine ray workers of the cluster that is started. 0: as many as "
+        "pay, at most one a core.",
+    ),
+]
+OnEngine = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="local: processes; ray: a Ray cluster, the one at RAY_ADDRESS if it is set.",
+    ),
+]
 Policy = Annotated[
     Path | None, typer.Option("--policy", help="Policy artifact: the one that made the logs.")
 ]
@@ -175,9 +192,8 @@ def ingest(
             help="Share of lines that may be rejected. [ingest.max_reject_rate]",
         ),
     ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Processes; 0: as many as there are cores.")
-    ] = 0,
+    workers: Workers = 0,
+    engine: OnEngine = "local",
     round_folder: Round = None,
     config: Config = None,
     settings: Settings = None,
@@ -198,7 +214,9 @@ def ingest(
         from iterppo.logs.event_logs import load_mapping
 
         chosen["mapping"] = load_mapping(mapping)
-    given = [("ingest", key, value) for key, value in chosen.items() if value is not None]
+    given: list[Setting] = [
+        ("ingest", key, value) for key, value in chosen.items() if value is not None
+    ]
     _run(
         "ingest",
         inputs={},
@@ -210,6 +228,7 @@ def ingest(
         as_json=as_json,
         logs=logs or [],
         workers=workers,
+        engine=engine,
     )
 
 
@@ -243,6 +262,8 @@ def init(
 def returns(
     trajectories: Trajectories = None,
     out: Out = None,
+    workers: Workers = 0,
+    engine: OnEngine = "local",
     round_folder: Round = None,
     config: Config = None,
     settings: Settings = None,
@@ -259,6 +280,8 @@ def returns(
         settings=settings,
         force=force,
         as_json=as_json,
+        workers=workers,
+        engine=engine,
     )
 
 
@@ -292,6 +315,8 @@ def prompts(
     trajectories: Trajectories = None,
     policy: Policy = None,
     out: Out = None,
+    workers: Workers = 0,
+    engine: OnEngine = "local",
     round_folder: Round = None,
     config: Config = None,
     settings: Settings = None,
@@ -308,6 +333,8 @@ def prompts(
         settings=settings,
         force=force,
         as_json=as_json,
+        workers=workers,
+        engine=engine,
     )
 
 

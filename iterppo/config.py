@@ -502,7 +502,8 @@ def _validate(
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if not key:  # several settings contradict each other
-            raise UsageError(f"{source}: {section}: {first['msg']}.") from None
+            said = first["msg"].removeprefix("Value error, ")
+            raise UsageError(f"{source}: {section}: {said}.") from None
         if first["type"] == "extra_forbidden":
             known = [field.alias or name for name, field in cls.model_fields.items()]
             raise UsageError(

@@ -2,14 +2,20 @@
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pyarrow as pa
 
 from iterppo.artifact import ArtifactWriter, InputRecord, Manifest
 from iterppo.config import ByClassifier, ByEvents, IngestConfig, parse_duration
+from iterppo.engines import Engine, EngineName, open_engine
 from iterppo.errors import DataError
+from iterppo.logs.event_logs import layout_of_events
+from iterppo.logs.event_reading import Spilled, SpillTask, spill_events
+from iterppo.logs.event_sorting import EventShare, event_files, grouped_by_share, num_shares
 from iterppo.logs.formats import recognise
 from iterppo.logs.labelling import labellers_of
 from iterppo.logs.outcome_events import (
@@ -19,17 +25,17 @@ from iterppo.logs.outcome_events import (
     load_events,
 )
 from iterppo.logs.reading import (
-    EVENTS,
     Done,
     Reader,
     Task,
     clock_of,
-    rejected_rows,
+    rejected_tables,
     repeated,
 )
-from iterppo.logs.sources import LogFile, Piece, log_records, pieces
-from iterppo.processes import available_cores, map_in_order
+from iterppo.logs.sources import LogFile, log_records, pieces
 from iterppo.progress import progress
+
+Found = TypeVar("Found")
 
 
 def run(
@@ -40,90 +46,162 @@ def run(
     rejects: Path,
     inputs: dict[str, InputRecord] | None = None,
     workers: int = 0,
+    engine: EngineName = "local",
 ) -> Manifest:
     """Read every line of every log; a line that is not taken goes to `rejects` with file, line
     number and reason.
 
-    `inputs` are the logs' records, where their digests are known already; `workers` is a number of
-    processes, 0: one a core.
+    `inputs` are the logs' records, where their digests are known already; `workers` and `engine`
+    are those of `open_engine`.
     """
     inputs = log_records(logs) if inputs is None else inputs
-    with ArtifactWriter(
-        out, kind="trajectories", stage="ingest", config=config, inputs=inputs
-    ) as writer:
-        tasks = _tasks(logs, config, writer)
-        done = _read_all(tasks, config, workers or available_cores())
-        for found in done:
-            writer.adopt(found.rows)
-        for name in ("lines", "lines_taken", "copies", "rejects"):
+    with (
+        ArtifactWriter(
+            out, kind="trajectories", stage="ingest", config=config, inputs=inputs
+        ) as writer,
+        open_engine(engine, workers=workers) as pool,
+    ):
+        tasks, spills = _tasks(logs, config, writer)
+        spilled = _spill_all(spills, config, pool)
+        shares = _shares(spills, spilled, writer)
+        done = _read_all([*tasks, *shares], config, writer.scratch, pool)
+        for read in done:
+            writer.adopt(read.rows)
+        for name in ("lines", "lines_taken", "copies", "rejects", "conversations"):
             writer.count(name, 0)
-        for found in done:
+        all_found: list[Done | Spilled] = [*done, *spilled]
+        for found in all_found:
             for name, number in found.counts.items():
                 writer.count(name, number)
+        all_pieces = [piece for task in tasks for piece, _ in task.pieces]
+        all_pieces += [piece for spill in spills for piece in spill.pieces]
+        num_lines = [number for found in all_found for number in found.num_lines]
+        files = [each.rejects for group in (tasks, spills, shares) for each in group]
         with ArtifactWriter(
             rejects, kind="rejects", stage="ingest", config=config, inputs=inputs
         ) as rejected:
-            rejected.write(rejected_rows(tasks, done))
+            for table in rejected_tables(all_pieces, num_lines, files):
+                rejected.write_table(table)
         # The rejects stand by now; the trajectories will not where this raises, or a second run
         # would be up to date.
-        _refuse(done, config, writer.counts, logs, rejects)
+        _refuse(all_found, config, writer.counts, logs, rejects)
     return writer.manifest
 
 
-def _tasks(logs: Sequence[LogFile], config: IngestConfig, writer: ArtifactWriter) -> list[Task]:
+def _tasks(
+    logs: Sequence[LogFile], config: IngestConfig, writer: ArtifactWriter
+) -> tuple[list[Task], list[SpillTask]]:
+    """Pieces that become parts; and pieces of event logs, whose messages are sorted first: those
+    of a conversation can stand in any of them."""
     format_of = {log: recognise(log, config) for log in logs}
-    groups = [
-        [(piece, format_of[piece.file]) for piece in group]
-        for group in pieces([log for log in logs if format_of[log] != EVENTS])
-    ]
-    # The messages of a conversation can stand anywhere: event logs are one task.
-    if events := [(Piece(log), EVENTS) for log in logs if format_of[log] == EVENTS]:
-        groups.append(events)
+    tasks: list[Task] = []
+    num_pieces = 0
+    for group in pieces([log for log in logs if format_of[log] != "events"]):
+        rejects = writer.scratch / f"rejects-{len(tasks):05d}.parquet"
+        content = tuple((piece, format_of[piece.file]) for piece in group)
+        tasks.append(Task(writer.next_part(), rejects, content, num_pieces))
+        num_pieces += len(group)
+    events = [log for log in logs if format_of[log] == "events"]
+    whole = [log for log in events if layout_of_events(log, config.mapping) != "lines"]
+    spills: list[SpillTask] = []
+    for group in pieces(events, whole=whole):
+        name = f"{len(spills):05d}"
+        rejects = writer.scratch / f"rejects-events-{name}.parquet"
+        spills.append(SpillTask(tuple(group), num_pieces, _events_folder(writer), name, rejects))
+        num_pieces += len(group)
+    return tasks, spills
+
+
+def _events_folder(writer: ArtifactWriter) -> Path:
+    folder = writer.scratch / "events"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _spill_all(spills: Sequence[SpillTask], config: IngestConfig, pool: Engine) -> list[Spilled]:
+    alone = pool.is_here(len(spills))
+    found = pool.map_in_order(functools.partial(spill_events, config, alone), spills)
+    shown = found if alone else progress(found, "ingest events", total=len(spills), unit="pieces")
+    return list(shown)
+
+
+def _shares(
+    spills: Sequence[SpillTask], spilled: Sequence[Spilled], writer: ArtifactWriter
+) -> list[Task]:
+    """Shares of the conversations of the event logs, each of which becomes a part."""
+    of = num_shares(sum(found.size_bytes for found in spilled)) if spills else 0
     return [
-        Task(tuple(group), writer.next_part(), writer.scratch / f"rejects-{number:05d}.parquet")
-        for number, group in enumerate(groups)
+        Task(
+            writer.next_part(),
+            writer.scratch / f"rejects-share-{number:05d}.parquet",
+            share=EventShare(_events_folder(writer), number, of),
+        )
+        for number in range(of)
     ]
 
 
-def _read_all(tasks: Sequence[Task], config: IngestConfig, workers: int) -> list[Done]:
-    alone = workers <= 1 or len(tasks) == 1
-    read = functools.partial(_read, config, _event_tables(tasks, config, workers), alone)
-    parts = map_in_order(read, tasks, workers=workers)
+def _map(function: Callable[..., Found], tasks: Sequence[Task], pool: Engine) -> Iterator[Found]:
+    """`function` of every task, and of the events of a share where the engine brings them
+    together; shares are the last tasks."""
+    yield from pool.map_in_order(function, [task for task in tasks if task.share is None])
+    shares = {task.share.number: task for task in tasks if task.share is not None}
+    if tasks and (last := tasks[-1].share):
+        tables = functools.partial(grouped_by_share, last.of)
+        yield from pool.map_groups(function, shares, tables, event_files(last.folder))
+
+
+def _read_all(
+    tasks: Sequence[Task], config: IngestConfig, scratch: Path, pool: Engine
+) -> list[Done]:
+    alone = pool.is_here(len(tasks))
+    read = functools.partial(_read, config, _event_tables(tasks, config, scratch, pool), alone)
+    parts = _map(read, tasks, pool)
     done = list(parts if alone else progress(parts, "ingest", total=len(tasks), unit="parts"))
-    again = repeated([found.identities for found in done])
-    redone = [replace(tasks[number], repeated=places) for number, places in again.items()]
-    for number, found in zip(again, map_in_order(read, redone, workers=workers), strict=True):
+    again = sorted(repeated([found.identities for found in done]).items())
+    redone = [replace(tasks[number], repeated=places) for number, places in again]
+    for (number, _), found in zip(again, _map(read, redone, pool), strict=True):
         done[number] = found
     return done
 
 
 def _event_tables(
-    tasks: Sequence[Task], config: IngestConfig, workers: int
+    tasks: Sequence[Task], config: IngestConfig, scratch: Path, pool: Engine
 ) -> tuple[EventTable, ...]:
     """The events that outcomes are made of; who gets a customer's event takes a look at all
     conversations first."""
     clock = clock_of(config)
     tables = []
-    for outcome in config.outcomes:
+    for number, outcome in enumerate(config.outcomes):
         if isinstance(outcome, ByEvents):
             table = load_events(outcome, cutoff=clock.cutoff if clock else None)
+            table = table.shared(scratch / f"outcome-{number}")
             if outcome.join == "customer_id":
                 spans = ConversationSpans()
                 look = functools.partial(_spans, config, table)
-                for found in map_in_order(look, tasks, workers=workers):
+                for found in _map(look, tasks, pool):
                     spans.merge(found)
                 table = attribute(table, spans, window=parse_duration(outcome.window))
+                table = table.shared(scratch / f"outcome-{number}-attributed")
             tables.append(table)
     return tuple(tables)
 
 
-def _read(config: IngestConfig, tables: Sequence[EventTable], show: bool, task: Task) -> Done:
+def _read(
+    config: IngestConfig,
+    tables: Sequence[EventTable],
+    show: bool,
+    task: Task,
+    events: pa.Table | None = None,
+) -> Done:
     """One task, in whatever process."""
-    return Reader(config, labellers_of(config, tables, _load_classifier)).read(task, show=show)
+    reader = Reader(config, labellers_of(config, tables, _load_classifier))
+    return reader.read(task, show=show, events=events)
 
 
-def _spans(config: IngestConfig, table: EventTable, task: Task) -> ConversationSpans:
-    return Reader(config, ()).spans(task, table)
+def _spans(
+    config: IngestConfig, table: EventTable, task: Task, events: pa.Table | None = None
+) -> ConversationSpans:
+    return Reader(config, ()).spans(task, table, events=events)
 
 
 @functools.lru_cache(maxsize=4)
@@ -134,7 +212,7 @@ def _load_classifier(outcome: ByClassifier) -> Any:
 
 
 def _refuse(
-    done: Sequence[Done],
+    done: Sequence[Done | Spilled],
     config: IngestConfig,
     counts: dict[str, int],
     logs: Sequence[LogFile],
@@ -142,14 +220,15 @@ def _refuse(
 ) -> None:
     """Stop where nothing, or too little, was taken."""
     num_rejects = counts["rejects"]
+    reasons = sum((found.reasons for found in done), Counter[str]())
+    commonest = "; ".join(f"{number} × {why}" for why, number in reasons.most_common(5))
     if not counts["conversations"]:
+        where = logs[0].name if len(logs) == 1 else f"{logs[0].name} … ({len(logs)} logs)"
         raise DataError(
-            f"{logs[0].name}: no conversation in it was taken ({num_rejects} rejects). See: "
-            f"iterppo inspect {rejects}"
+            f"{where}: no conversation in it was taken ({num_rejects} rejects"
+            f"{': ' if commonest else ''}{commonest}). See: iterppo inspect {rejects}"
         )
     if num_rejects > config.max_reject_rate * counts["lines"]:
-        reasons = sum((found.reasons for found in done), Counter[str]())
-        commonest = "; ".join(f"{number} × {why}" for why, number in reasons.most_common(5))
         raise DataError(
             f"{num_rejects} of {counts['lines']} lines were not taken, more than "
             f"ingest.max_reject_rate = {config.max_reject_rate:g} allows: {commonest}. See: "

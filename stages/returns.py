@@ -2,43 +2,90 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iterppo.artifact import ArtifactWriter, Manifest, open_artifact
+from iterppo.artifact import ArtifactWriter, Manifest, PartWriter, Stretch, open_artifact
 from iterppo.config import ReturnsConfig, parse_duration
+from iterppo.engines import EngineName, open_engine
+from iterppo.progress import progress
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from iterppo.rl.return_batches import Array, Moments, Weighting
 
-def run(config: ReturnsConfig, *, trajectories: Path, out: Path) -> Manifest:
+TURNS_PER_PROCESS = 20_000_000
+"""Fewer are done before another process has begun."""
+
+
+def run(
+    config: ReturnsConfig,
+    *,
+    trajectories: Path,
+    out: Path,
+    workers: int = 0,
+    engine: EngineName = "local",
+) -> Manifest:
     """The return of every turn, none where the conversation is censored; and its weight, which
-    makes up for those."""
-    from iterppo.rl.return_batches import PAID, SEEN, TIMES, Moments, Weighting, pay
+    makes up for those. `workers` and `engine` are those of `open_engine`."""
+    from iterppo.rl.return_batches import Moments, Weighting, sum_seen
 
     source = open_artifact(trajectories, "trajectories")
     inputs = {"trajectories": source.record()}
+    stretches = source.stretches()
     until = _fate_known_until(source.manifest.config)
-    clock = [] if until is None else TIMES
-    with ArtifactWriter(
-        out, kind="returns", stage="returns", config=config, inputs=inputs
-    ) as writer:
+    enough = 1 + source.manifest.rows // TURNS_PER_PROCESS
+    with (
+        ArtifactWriter(
+            out, kind="returns", stage="returns", config=config, inputs=inputs
+        ) as writer,
+        open_engine(engine, workers=workers, enough=enough) as pool,
+    ):
         weighting = None
         if config.weights == "kaplan-meier":
-            batches = source.whole_batches([*SEEN, *clock])
-            weighting = Weighting.of_log(batches, until, max_weight=config.max_weight)
+            seen = pool.map_in_order(functools.partial(_count_seen, until), stretches)
+            weighting = Weighting(sum_seen(seen), until, max_weight=config.max_weight)
+        tasks = [(stretch, writer.next_part()) for stretch in stretches]
+        paid = pool.map_in_order(functools.partial(_pay, config.gamma, weighting), tasks)
         moments = Moments()
-        for turns in source.whole_batches([*PAID, *(clock if weighting else [])]):
-            paid = pay(turns, gamma=config.gamma, weighting=weighting)
-            writer.write_table(paid.rows)
-            for name, number in paid.counts.items():
+        for rows, counts, found in progress(paid, "returns", total=len(tasks), unit="parts"):
+            writer.adopt(rows)
+            for name, number in counts.items():
                 writer.count(name, number)
-            moments = moments.plus(paid.moments)
+            moments = moments.plus(found)
         writer.metrics.update(moments.metrics(weighting))
     return writer.manifest
+
+
+def _count_seen(until: np.datetime64 | None, stretch: Stretch) -> Array:
+    """The first pass over a stretch."""
+    from iterppo.rl.return_batches import SEEN, TIMES, count_seen, sum_seen
+
+    batches = stretch.whole_batches([*SEEN, *([] if until is None else TIMES)])
+    return sum_seen(count_seen(turns, until) for turns in batches)
+
+
+def _pay(
+    gamma: float, weighting: Weighting | None, task: tuple[Stretch, Path]
+) -> tuple[int, Counter[str], Moments]:
+    """The second pass over a stretch: it becomes a part."""
+    from iterppo.rl.return_batches import PAID, TIMES, Moments, pay
+
+    stretch, path = task
+    has_clock = weighting is not None and weighting.fate_known_until is not None
+    counts, moments = Counter[str](), Moments()
+    with PartWriter(path, "returns") as part:
+        for turns in stretch.whole_batches([*PAID, *(TIMES if has_clock else [])]):
+            paid = pay(turns, gamma=gamma, weighting=weighting)
+            part.write(paid.rows)
+            counts.update(paid.counts)
+            moments = moments.plus(paid.moments)
+    return part.rows, counts, moments
 
 
 def _fate_known_until(ingested: Mapping[str, Any]) -> np.datetime64 | None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The table: room -> the rooms that it may import besides itself. A new room is a new line.
 BASE = {"errors", "contracts"}
-LOWER = BASE | {"artifact", "config", "logs", "pipeline", "processes", "progress", "rl"}
+LOWER = BASE | {"artifact", "config", "engines", "logs", "pipeline", "progress", "rl"}
 MIDDLE = {"environments", "lm", "report", "statistics"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": BASE | {"artifact", "config", "progress"},
     "rl": BASE,
     "progress": {"errors"},
-    "processes": {"errors"},
+    "engines": {"errors", "artifact"},
     "pipeline": BASE | {"config"},
     "execution": BASE | {"artifact", "config", "logs", "pipeline"},
     "environments": LOWER,
@@ -43,13 +43,14 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Libraries that one room keeps for itself.
 KEPT_BY = dict.fromkeys(
     ("accelerate", "datasets", "deepspeed", "peft", "transformers", "trl"), "lm"
-)
+) | {"ray": "engines"}
 
 # Libraries that are not loaded when a module of the room is, by whatever detour.
 HEAVY = {"torch", "transformers", "trl", "deepspeed"}
 NOT_LOADED_BY: dict[str, set[str]] = {
     **dict.fromkeys(("__main__", "cli", "config", "errors", "pipeline"), HEAVY | {"pyarrow"}),
     **dict.fromkeys(("artifact", "contracts", "execution", "logs"), HEAVY),
+    "engines": HEAVY | {"pyarrow", "ray"},
 }
 
 
@@ -200,7 +201,11 @@ def test_every_library_that_is_imported_is_a_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {
         re.split(r"[^\w-]", requirement)[0]
-        for part in (project["dependencies"], project["optional-dependencies"]["deepspeed"])
+        for part in (
+            project["dependencies"],
+            project["optional-dependencies"]["deepspeed"],
+            project["optional-dependencies"]["ray"],
+        )
         for requirement in part
     }
     sources = repository_sources()

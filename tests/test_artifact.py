@@ -151,7 +151,7 @@ def test_the_manifest_tells_what_made_the_artifact_and_from_what(folder: Path) -
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 4 rows, parts of 8."""
-    monkeypatch.setattr(artifact.writing, "_ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(artifact.writing, "ROWS_PER_GROUP", 4)
     monkeypatch.setattr(artifact.reading, "_ROWS_PER_BATCH", 4)
     monkeypatch.setattr(artifact.writing, "_ROWS_PER_PART", 8)
 

@@ -492,8 +492,8 @@ def test_a_log_that_is_cut_off_ends_with_3_and_leaves_nothing(log: Path, command
         pytest.param(
             "broken\n",
             [],
-            "bad.jsonl: no conversation in it was taken (1 rejects). See: iterppo inspect "
-            "x-rejects",
+            "bad.jsonl: no conversation in it was taken (1 rejects: 1 × not JSON). See: iterppo "
+            "inspect x-rejects",
             id="nothing was taken",
         ),
         pytest.param(

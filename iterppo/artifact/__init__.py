@@ -20,7 +20,13 @@ from iterppo.artifact.manifest import (
     fingerprint,
 )
 from iterppo.artifact.parts import PartWriter
-from iterppo.artifact.reading import Artifact, is_up_to_date, open_artifact, read_manifest
+from iterppo.artifact.reading import (
+    Artifact,
+    Stretch,
+    is_up_to_date,
+    open_artifact,
+    read_manifest,
+)
 from iterppo.artifact.writing import ArtifactWriter
 
 __all__ = [
@@ -31,6 +37,7 @@ __all__ = [
     "InputRecord",
     "Manifest",
     "PartWriter",
+    "Stretch",
     "code_digest",
     "digest_of",
     "file_digest",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +13,25 @@ from iterppo.contracts.base import arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+ROWS_PER_GROUP = 8_192
+"""Of rows that come one by one."""
+
+
+def table_of(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows (dictionaries by column name) as a table.
+
+    Raises:
+        ValueError: If one has a column that is not in the contract.
+    """
+    import pyarrow as pa
+
+    schema = arrow_schema(ROWS[kind])
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    if unknown:
+        raise ValueError(f"{kind}: no column {', '.join(sorted(unknown))}")
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 class PartWriter:
@@ -63,6 +84,12 @@ class PartWriter:
             self._writer = pq.ParquetWriter(self.path, self._schema, compression="zstd")
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self.rows += table.num_rows
+
+    def write_rows(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Append rows, so many a row group."""
+        remaining = iter(rows)
+        while group := list(itertools.islice(remaining, ROWS_PER_GROUP)):
+            self.write(table_of(self.kind, group))
 
     def close(self) -> None:
         """Finish the file; nothing where nothing was written."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,26 +22,16 @@ _ROWS_PER_BATCH = 8_192
 _ROWS_PER_WHOLE_BATCH = 65_536
 
 
-class Artifact:
-    """An artifact that was opened: its manifest is valid and, unless told otherwise, so is every
-    file."""
+class Stretch:
+    """Neighbouring parts of an artifact, to be streamed."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
-        self.manifest = manifest
-
-    def record(self) -> InputRecord:
-        """This artifact as the input of a stage."""
-        return InputRecord(
-            path=str(self.path), kind=self.manifest.kind, digest=self.manifest.digest
-        )
+    def __init__(self, kind: str, parts: Sequence[Path]) -> None:
+        self.kind = kind
+        self._parts = list(parts)
 
     def parts(self) -> list[Path]:
         """The Parquet parts, in order."""
-        names = sorted(
-            n for n in self.manifest.files if n.startswith("part-") and n.endswith(".parquet")
-        )
-        return [self.path / name for name in names]
+        return self._parts
 
     def batches(
         self, columns: list[str] | None = None, *, rows: int = _ROWS_PER_BATCH
@@ -51,9 +41,9 @@ class Artifact:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if self.manifest.kind not in ROWS:
+        if self.kind not in ROWS:
             return
-        schema = arrow_schema(ROWS[self.manifest.kind])
+        schema = arrow_schema(ROWS[self.kind])
         wanted = schema if columns is None else pa.schema([schema.field(n) for n in columns])
         for part in self.parts():
             with pq.ParquetFile(part) as file:
@@ -101,6 +91,45 @@ class Artifact:
             current.append(row)
         if current:
             yield current
+
+
+class Artifact(Stretch):
+    """An artifact that was opened: its manifest is valid and, unless told otherwise, so is every
+    file."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        names = (n for n in manifest.files if n.startswith("part-") and n.endswith(".parquet"))
+        super().__init__(manifest.kind, [path / name for name in sorted(names)])
+        self.path = path
+        self.manifest = manifest
+
+    def record(self) -> InputRecord:
+        """This artifact as the input of a stage."""
+        return InputRecord(
+            path=str(self.path), kind=self.manifest.kind, digest=self.manifest.digest
+        )
+
+    def stretches(self) -> list[Stretch]:
+        """The parts, in order, such that no conversation is in two stretches: a part that begins
+        within a conversation is read together with the one before.
+
+        For kinds whose conversations begin with turn 1, as for `whole_batches`.
+        """
+        found: list[list[Path]] = []
+        for part in self.parts():
+            if not found or _first_turn(part) == 1:
+                found.append([])
+            found[-1].append(part)
+        return [Stretch(self.kind, parts) for parts in found]
+
+
+def _first_turn(part: Path) -> int | None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(part) as file:
+        for batch in file.iter_batches(batch_size=1, columns=["turn"]):
+            return int(batch.column(0)[0].as_py())
+    return None
 
 
 def _with_nulls(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

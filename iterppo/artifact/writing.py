@@ -27,7 +27,7 @@ from iterppo.artifact.manifest import (
     file_digest,
     fingerprint,
 )
-from iterppo.artifact.parts import PartWriter
+from iterppo.artifact.parts import ROWS_PER_GROUP, PartWriter, table_of
 from iterppo.contracts import ROWS, current_version
 from iterppo.contracts.base import arrow_schema
 from iterppo.errors import UsageError
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _LIBRARIES = ("pyarrow", "pydantic", "torch", "transformers", "trl")
 _SCRATCH = ".scratch"
 _ROWS_PER_PART = 1_000_000
-_ROWS_PER_GROUP = 8_192
 
 
 class ArtifactWriter:
@@ -112,7 +111,7 @@ class ArtifactWriter:
         """Append rows (dictionaries by column name); they are checked against the contract."""
         for row in rows:
             self._pending.append(row)
-            if len(self._pending) >= _ROWS_PER_GROUP:
+            if len(self._pending) >= ROWS_PER_GROUP:
                 self._flush()
 
     def write_table(self, table: pa.Table) -> None:
@@ -148,15 +147,10 @@ class ArtifactWriter:
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
 
     def _flush(self) -> None:
-        import pyarrow as pa
-
         if not self._pending:
             return
         assert self._schema is not None, f"{self.kind} has no rows"
-        unknown = {name for row in self._pending for name in row} - set(self._schema.names)
-        if unknown:
-            raise ValueError(f"{self.kind}: no column {', '.join(sorted(unknown))}")
-        self._write(pa.Table.from_pylist(self._pending, schema=self._schema))
+        self._write(table_of(self.kind, self._pending))
         self._pending = []
 
     def _write(self, table: pa.Table) -> None:

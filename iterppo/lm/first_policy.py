@@ -63,6 +63,8 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
         num_heads=config.num_heads,
         context_tokens=max_tokens,
     )
+    num_segments = len(examples["train"])
+    num_tokens = sum(len(example.ids) for example in examples["train"])
     losses = clone(
         model,
         examples["train"],
@@ -79,6 +81,9 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
         "loss_last": losses[-1],
         "steps": len(losses),
     }
+    # About as many of the training examples as are held out: the two are compared, that is all.
+    most = max(100, len(examples["heldout"]))
+    examples["train"] = examples["train"][:: -(-num_segments // most)]
     for split, chosen in examples.items():
         if chosen:
             metrics[f"action_loss_{split}"] = action_loss(
@@ -89,7 +94,7 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
             )
     counts = {
         "conversations_train": len(training),
-        "segments_train": len(examples["train"]),
-        "tokens_train": sum(len(example.ids) for example in examples["train"]),
+        "segments_train": num_segments,
+        "tokens_train": num_tokens,
     }
     return FirstPolicy(model, renderer, counts, metrics)

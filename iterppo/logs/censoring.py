@@ -13,12 +13,16 @@ from datetime import UTC, datetime, timedelta
 from iterppo.logs.outcomes import Label
 from iterppo.logs.records import LogConversation, LogMessage
 
+
 @dataclass(frozen=True)
 class Clock:
     """When the log was cut, and how long a silence means that a conversation is over."""
 
     cutoff: datetime
     idle: timedelta
+    outcomes_elsewhere: bool = False
+    """Whether an outcome can stand elsewhere than in the log (a file of events): where nobody can
+    tell whether it does, a silence does not either."""
 
     def before_cutoff(self, messages: list[LogMessage]) -> list[LogMessage]:
         """The messages that were written by then; those without a time stay."""
@@ -35,6 +39,8 @@ def is_censored(conversation: LogConversation, label: Label, clock: Clock | None
     if label.reached:
         return False
     if conversation.unfinished:
+        return True
+    if clock and clock.outcomes_elsewhere and label.reached is None:
         return True
     is_open = clock.is_open(conversation.messages) if clock else None
     return label.reached is None if is_open is None else is_open

@@ -27,7 +27,7 @@ from iterppo.contracts.base import arrow_schema
 from iterppo.logs.censoring import is_censored
 from iterppo.logs.outcomes import Label, combine, from_conversation, from_marks
 from iterppo.logs.records import LogConversation, LogMessage
-from iterppo.logs.suggestions import Adoptions, derive_adoptions, said_together
+from iterppo.logs.suggestions import Adoptions, derive_adoptions, said_together, text_or_none
 from iterppo.logs.time_columns import time_column
 
 if TYPE_CHECKING:
@@ -99,6 +99,9 @@ class TurnTable:
         self._cuts.append(cut)
         self.num_messages += len(cut.conversation.messages)
 
+    def __len__(self) -> int:
+        return len(self._cuts)
+
     def take(self) -> pa.Table:
         """The turns of what was added since the last call, as a table of trajectories@2; what
         became of the messages is added to `counts`."""
@@ -107,7 +110,9 @@ class TurnTable:
         sides = _join(cuts, messages)
         turns = _pair(cuts, sides)
         self._count(cuts, len(messages), sides, turns)
-        return _table(cuts, messages, sides, turns, self.adoptions)
+        time_M = time_column([message.time for message in messages])
+        self.counts["conversations_with_times_backwards"] += _count_backwards(time_M, sides)
+        return _table(cuts, messages, time_M, sides, turns, self.adoptions)
 
     def _count(self, cuts: Sequence[Cut], num_messages: int, sides: _Sides, turns: _Turns) -> None:
         import numpy as np
@@ -204,9 +209,25 @@ def _pair(cuts: Sequence[Cut], sides: _Sides) -> _Turns:
     )
 
 
+def _count_backwards(time_M: pa.Array, sides: _Sides) -> int:
+    """Conversations that have a message which is older than one before it. Their order stays that
+    of the log: clocks err more often than what writes messages down."""
+    import numpy as np
+    import pyarrow as pa
+
+    if time_M.null_count == len(time_M):
+        return 0
+    is_known = time_M.is_valid().to_numpy(zero_copy_only=False)[sides.spoken]
+    moments = time_M.cast(pa.int64()).fill_null(0).to_numpy()[sides.spoken][is_known]
+    owner = np.repeat(sides.owner_S, np.diff(sides.start_S, append=len(sides.spoken)))[is_known]
+    is_backwards = (moments[1:] < moments[:-1]) & (owner[1:] == owner[:-1])
+    return len(np.unique(owner[1:][is_backwards]))
+
+
 def _table(
     cuts: Sequence[Cut],
     messages: Sequence[LogMessage],
+    time_M: pa.Array,
     sides: _Sides,
     turns: _Turns,
     adoptions: Adoptions,
@@ -227,7 +248,7 @@ def _table(
     reward_T[last_C] = reached_C[has_turns_C]
     done_T[last_C] = ~censored_C[has_turns_C]
     text_S = pa.array(sides.texts, pa.string())
-    time_S = time_column([messages[number].time for number in sides.last_message_S().tolist()])
+    time_S = time_M.take(pa.array(sides.last_message_S()))
     sent = _pick(sides.texts, turns.business_T)
     columns: dict[str, Any] = {
         "turn": np.arange(num_T) - (end_C - num_turns_C)[owner_T] + 1,
@@ -248,7 +269,7 @@ def _table(
         "facts": [cut.facts for cut in cuts],
     }
     for name in ("conversation_id", "policy_version", "persona", "customer_id", "business_id"):
-        of_conversation[name] = [getattr(conversation, name) for conversation in conversations]
+        of_conversation[name] = [getattr(one, name) or None for one in conversations]
     for name, values in of_conversation.items():
         column = pa.array(values, schema.field(name).type).take(owner)
         own = columns.get(name)
@@ -296,13 +317,12 @@ def _suggestions(
         for name in fields:
             columns[name][turn] = getattr(said, name.removeprefix("suggestion_"))
     if knows_any:
-        knows_M = np.asarray(knows_M)
         is_answer_S = ~sides.is_customer_S
         spoken_by_business = sides.spoken[np.repeat(is_answer_S, length_S)]
         owner = np.repeat(sides.owner_S, length_S)[np.repeat(is_answer_S, length_S)]
         knows_C = np.zeros(int(sides.owner_S.max(initial=-1)) + 1, dtype=bool)
-        knows_C[owner[knows_M[spoken_by_business]]] = True
-        suggestion = [value or None for value in _pick(suggestion_M, first_T)]
+        knows_C[owner[np.asarray(knows_M)[spoken_by_business]]] = True
+        suggestion = [text_or_none(value) for value in _pick(suggestion_M, first_T)]
         given = [value or None for value in _pick(given_M, first_T)]
         for turn, said in together.items():
             suggestion[turn], given[turn] = said.suggestion, said.adoption

@@ -1,12 +1,14 @@
 """Events in any order -> conversations, on disk, however many there are.
 
-    Event -> files of events, each in order -> DuckDB sorts a share of the conversations at a time
+    Event -> files of events, each in order of a hash of the conversation's id
+          -> a share of the hashes, sorted: by DuckDB out of all files, or in memory where somebody
+             brought its events together
           -> a conversation, with what was doubled in it
 
-Conversations come in the order of a hash of their id, messages in the order of their times.
-Messages of one time, or of none, stand in the order of their ids where these are numbers, alone or
-behind a word (`m-17`); other ids say nothing of time, and the order of files and lines counts. So
-neither the order in which events are added nor how they are shared out over spills matters.
+Conversations come in the order of the hash, messages in the order of their times. Messages of one
+time, or of none, stand in the order of their ids where these are numbers, alone or behind a word
+(`m-17`); other ids say nothing of time, and the order of files and lines counts. So neither the
+order in which events are added nor how they are shared out over spills matters.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ MAX_MESSAGES = 100_000
 
 SPILL_BYTES = 32 * 2**20
 """Events held in memory before they are written to a file."""
+SHARE_BYTES = 2**27
+"""Events of a share; on a cluster they are held in memory twice."""
 SORT_BYTES = 2**29
 """Events sorted together: within its limit DuckDB sorts three times as much, and fails on ten times
 as much."""
@@ -51,7 +54,7 @@ _NUM_HASHES = 2**32
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBERED = re.compile(r"\D*(\d{1,18})", re.ASCII)
-_ORDER = "hash, conversation_id, time NULLS LAST, number NULLS LAST, source, line"
+_ORDER = ("hash", "conversation_id", "time", "number", "source", "line")
 
 
 class Rejected(NamedTuple):
@@ -79,14 +82,18 @@ class EventConversation:
 
 
 class EventSpill:
-    """Collects events in files of a folder, and gives them back as conversations.
+    """Collects events in files of a folder, out of which `EventShare` takes conversations.
 
-    Several spills may write into one folder, from several processes; one of them reads, when all
-    have been closed. The folder, and its removal, are the caller's.
+    Several spills may write into one folder, from several processes, if each has a name of its
+    own. One that begins again, with the same events, writes the same files again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "0") -> None:
         self.folder = folder
+        self.name = name
+        self.size_bytes = 0
+        """Of the events so far, in memory; their order does not matter."""
+        self._num_files = 0
         self._long: IO[bytes] | None = None
         self._long_name = ""
         self._pending: list[tuple[Any, ...]] = []
@@ -118,18 +125,23 @@ class EventSpill:
                 place,
             )
         )
-        self._bytes_pending += len(key) + 200 + (0 if is_long else len(content))
+        size_bytes = len(key) + 200 + (0 if is_long else len(content))
+        self.size_bytes += size_bytes
+        self._bytes_pending += size_bytes
         if self._bytes_pending >= SPILL_BYTES:
             self._flush()
 
     def _put_aside(self, content: bytes) -> str:
         if self._long is None:
-            number, name = tempfile.mkstemp(dir=self.folder, prefix="long-", suffix=".bin")
-            self._long = os.fdopen(number, "wb")
-            self._long_name = Path(name).name
+            self._long_name = self._next_name("long", "bin")
+            self._long = (self.folder / self._long_name).open("wb")
         place = f"{self._long_name}:{self._long.tell()}:{len(content)}"
         self._long.write(content)
         return place
+
+    def _next_name(self, kind: str, suffix: str) -> str:
+        self._num_files += 1
+        return f"{kind}-{self.name}-{self._num_files:05d}.{suffix}"
 
     def close(self) -> None:
         """Write what is still in memory; more may be added afterwards."""
@@ -151,30 +163,62 @@ class EventSpill:
         table = pa.table(
             [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
         )
-        number, _ = tempfile.mkstemp(dir=self.folder, prefix="events-", suffix=".parquet")
-        with os.fdopen(number, "wb") as file:
-            pq.write_table(
-                table,
-                file,
-                row_group_size=-(-len(table) // _GROUPS_PER_FILE),
-                use_dictionary=["conversation_id"],  # else sizes in the metadata are none
-                compression="zstd",
-            )
+        pq.write_table(
+            table,
+            self.folder / self._next_name("events", "parquet"),
+            row_group_size=-(-len(table) // _GROUPS_PER_FILE),
+            use_dictionary=["conversation_id"],  # else sizes in the metadata are none
+            compression="zstd",
+        )
         self._pending, self._bytes_pending = [], 0
 
-    def conversations(self) -> Iterator[EventConversation]:
-        """All conversations of the folder, each once.
+
+def event_files(folder: Path) -> list[Path]:
+    """The files that spills wrote into a folder."""
+    return sorted(folder.glob("events-*.parquet"))
+
+
+def num_shares(size_bytes: int) -> int:
+    """Into how many shares events of this size are cut."""
+    return max(1, -(-size_bytes // SHARE_BYTES))
+
+
+def grouped_by_share(of: int, file: Path) -> Iterator[pa.Table]:
+    """The events of a file; the column `group` holds the number of their share, of so many."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as events:
+        for number in range(events.num_row_groups):
+            table = events.read_row_group(number)
+            group = table["hash"].to_numpy() * of // _NUM_HASHES
+            yield table.append_column("group", pa.array(group))
+
+
+@dataclass(frozen=True)
+class EventShare:
+    """The conversations of a folder of events whose hash lies in one of so many equal ranges."""
+
+    folder: Path
+    number: int = 0
+    of: int = 1
+
+    def conversations(self, events: pa.Table | None = None) -> Iterator[EventConversation]:
+        """Each once.
+
+        Args:
+            events: The rows of the share, in any order, where they have been brought together;
+                else DuckDB finds and sorts them, however many there are.
 
         Raises:
             DataError: If there is no room, on disk or in memory, to sort them.
         """
-        self.close()
         decode = msgspec.msgpack.Decoder(Event).decode
         rows: list[_Row] = []
         key: str | None = None
         size = 0
         is_overlong = False
-        for row in self._sorted():
+        for row in self._sorted_rows() if events is None else self._rows_in_order(events):
             if row.conversation_id != key:
                 if rows:
                     yield _overlong(rows, decode) if is_overlong else _assemble(rows, decode, size)
@@ -187,11 +231,17 @@ class EventSpill:
         if rows:
             yield _overlong(rows, decode) if is_overlong else _assemble(rows, decode, size)
 
-    def _sorted(self) -> Iterator[_Row]:
+    def _rows_in_order(self, events: pa.Table) -> Iterator[_Row]:
+        order = [(name, "ascending") for name in _ORDER]
+        with _Aside(self.folder) as aside:
+            for batch in events.sort_by(order).to_batches(max_chunksize=_ROWS_PER_BATCH):
+                yield from aside.rows(batch)
+
+    def _sorted_rows(self) -> Iterator[_Row]:
         import duckdb
         import pyarrow.parquet as pq
 
-        files = sorted(str(path) for path in self.folder.glob("events-*.parquet"))
+        files = [str(file) for file in event_files(self.folder)]
         if not files:
             return
         size = 0
@@ -200,20 +250,23 @@ class EventSpill:
             size += sum(
                 metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)
             )
-        num_shares = -(-size // SORT_BYTES)
-        limits = [_NUM_HASHES * share // num_shares for share in range(num_shares + 1)]
+        num_slices = max(1, -(-size // (self.of * SORT_BYTES)))
+        first, num_all = self.number * num_slices, self.of * num_slices
+        # Of fractions the hashes above: `grouped_by_share` rounds down.
+        limits = [-(-_NUM_HASHES * n // num_all) for n in range(first, first + num_slices + 1)]
         settings: dict[str, Any] = {
             "memory_limit": SORT_MEMORY,
-            "temp_directory": str(self.folder / "sorting"),
+            "temp_directory": str(self.folder / f"sorting-{self.number}"),
             "threads": 1,  # with two, runs that are merged hold twice the memory
             "autoinstall_known_extensions": False,
         }
+        order = ", ".join(f"{name} NULLS LAST" for name in _ORDER)
         try:
             with duckdb.connect(config=settings) as connection, _Aside(self.folder) as aside:
                 # A relation is streamed; what `execute` returns is copied as a whole.
                 events = connection.read_parquet([glob.escape(file) for file in files])
                 for start, end in pairwise(limits):
-                    share = events.filter(f"hash >= {start} AND hash < {end}").order(_ORDER)
+                    share = events.filter(f"hash >= {start} AND hash < {end}").order(order)
                     for batch in share.to_arrow_reader(_ROWS_PER_BATCH):
                         yield from aside.rows(batch)
         except (duckdb.Error, OSError) as error:

@@ -18,12 +18,13 @@ DATE = "(?:{})(?!\\d)".format(
 
 _SYMBOLS = "$€£¥₹₽₩₺₴₪₫฿₦₱₸₡￥￡元円圆원万億亿"
 _CODES = (
-    "eur usd gbp chf cad aud jpy cny rmb inr brl mxn pln czk huf sek nok dkk try rub uah aed sar "
-    "zar idr vnd krw euro euros dollar dollars rp rs kr zł kč ft tl руб грн"
-).split()
-_SYMBOLS_SET, _CODES_SET = frozenset(_SYMBOLS), frozenset(_CODES)
-_CURRENCY = rf"(?:[{_SYMBOLS}]|(?i:{'|'.join(_CODES)})(?!\w))"
-_UNIT = r"(?:[%°]|(?i:m[²³23]|sq\.? ?(?:m|ft)|sqm|qm|km|cm|mm|kg|kwh|ml)(?!\w))"
+    "eur|usd|gbp|chf|cad|aud|jpy|cny|rmb|inr|brl|mxn|pln|czk|huf|sek|nok|dkk|rub|uah|aed|sar|"
+    "zar|idr|vnd|krw|euro|euros|dollar|dollars|rp|rs|kr|zł|kč|ft|tl|руб|грн"
+)
+"""Only such as are no words of a language: `5551234 try later`."""
+
+_CURRENCY = rf"(?:[{_SYMBOLS}]|(?i:{_CODES})(?!\w))"
+_UNIT = r"(?:[%°]|(?i:m[²³23]|sq\.? ?(?:m|ft)|sqm|qm|km|kg|kwh)(?!\w))"
 _THOUSANDS = r"(?!0\d)\d{1,3}(?:(?: \d{3})+|(?:[.,']\d{3})+)(?:[.,]\d{1,2})?(?![ .,']?\d)"
 _SMALL = r"\d{1,9}(?:[.,]\d{1,2})?(?![.,]?\d)"
 # A currency before a further number belongs to that: `0171 1234567 € 50`.
@@ -59,6 +60,7 @@ AMOUNT = re.compile(rf"{_THOUSANDS}|{_SMALL}")
 UUID = re.compile(
     r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(?![0-9A-Za-z])"
 )
+_SYMBOL_SET, _CODE_SET = frozenset(_SYMBOLS), frozenset(_CODES.split("|"))
 _WORD = re.compile(r"[^\W\d_]+\Z")
 
 
@@ -66,4 +68,4 @@ def is_behind_currency(view: str, start: int) -> bool:
     """Whether a currency stands before `start`: `$12`, `EUR 12`, `Rp. 12`."""
     before = view[max(0, start - 12) : start].rstrip(" \0").rstrip(".")
     word = _WORD.search(before)
-    return before[-1:] in _SYMBOLS_SET or (word is not None and word[0].lower() in _CODES_SET)
+    return before[-1:] in _SYMBOL_SET or (word is not None and word[0].lower() in _CODE_SET)

@@ -147,6 +147,8 @@ def find_cards(view: str) -> Iterator[Span]:
 
 def _groups_of_card(view: str, groups: list[Span]) -> int:
     """How many of the groups, from the first on, are a card number; 0 if none is."""
+    if groups[0][1] - groups[0][0] != 4:
+        return int(_is_card(view, groups[:1]))
     ends: dict[int, int] = {}
     lengths: tuple[int, ...] = ()
     for number, (start, end) in enumerate(groups, start=1):

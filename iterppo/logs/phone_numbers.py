@@ -25,11 +25,11 @@ from iterppo.logs.ordinary_numbers import (
     UUID,
     is_behind_currency,
 )
-from iterppo.logs.personal_data import Span
+from iterppo.logs.personal_data import MASKED, Span
 
 _SEVEN_DIGITS = re.compile(r"\d(?:[ \t\0()/.-]{0,4}\d){6}")
 _GROUP = re.compile(r"\d+")
-_SIGN = re.compile(r"(?:\+[ \0]?\(?|\()\Z")
+_SIGN = re.compile(rf"(?:(?<![\d\0{MASKED}])\0{{0,4}}\+[ \0]?\(?|\()\Z")
 _BETWEEN = r"(?:[ \t\0()/-]{1,4}|\.)"
 _SAID_ROW = re.compile(rf"\d+(?:{_BETWEEN}\d+){{0,16}}")
 _ROW = re.compile(rf"\d+(?:{_BETWEEN}\d{{2,}}){{0,6}}")
@@ -51,7 +51,7 @@ def find_phones(view: str) -> Iterator[Span]:
     position = 0
     while group := _GROUP.search(view, position):
         start = group.start()
-        signs = _SIGN.search(view[max(position, start - 3) : start])
+        signs = _SIGN.search(view[max(position - 1, start - 8, 0) : start])
         sign = signs[0] if signs else ""
         if sign == "(" and view[group.end() : group.end() + 1] != ")":
             sign = ""
@@ -75,45 +75,64 @@ def _end_of_phone(view: str, start: int, sign: str, barriers: dict[int, bool]) -
     Each length is judged by itself and by the one character behind it. So what was not masked is
     not a phone number either once its neighbour is masked.
     """
-    says_so = bool(sign) or view[start] == "0"
-    row = (_SAID_ROW if says_so else _ROW).match(view, start)
-    assert row is not None
-    if row.end() - start < 7:
-        return None
-    spans = [each.span() for each in _GROUP.finditer(view, start, row.end())]
-    for number, (first, _) in enumerate(spans[1:], start=1):
-        if first not in barriers:
-            barriers[first] = AFTER_A_NUMBER.match(view, first) is not None
-        if barriers[first]:
-            del spans[number:]
-            break
+    spans = _groups(view, start, sign, barriers)
     digits = [view[first:last] for first, last in spans]
     totals = list(itertools.accumulate(map(len, digits)))
-    limit = 11 if "+" in sign and digits[0][0] in "17" else 15
-    limit += 2 * digits[0].startswith("00")
+    # How many groups come before the first of several digits, and the first that ends in no 0:
+    # 800-1200 and 2400 1200 800 are amounts.
+    singles = next((n for n, each in enumerate(digits) if len(each) > 1), len(digits))
+    tens = next((n for n, each in enumerate(digits) if each[-1] != "0"), len(digits))
+    says_so = bool(sign) or view[start] == "0"
     before_letters = None
     for count in range(len(spans), 0, -1):
         if totals[count - 1] < 7:
             break
-        if totals[count - 1] > limit:
-            continue
         first, end = spans[count - 1]
         if count == 1 and not sign:
             accepted = _stands_alone(view, start, digits[0])
         elif says_so and (digits[0] != "0" or count > 2):
-            accepted = _is_one_number(digits[:count], totals, view[first - 1])
+            # The last is not the number of something: `0171 1234567 2 Personen`.
+            accepted = first + 1 < end or view[first - 1] == "-" or count <= singles
         else:
-            accepted = _has_shape_of_phone(digits[:count], view[spans[0][1] : end])
+            accepted = count > tens and _has_shape(digits[:count], view[spans[0][1] : end])
+        if not accepted:
+            continue
         num_open = sign.count("(") + view.count("(", start, end) - view.count(")", start, end)
         if num_open == 1 and view[end : end + 1] == ")":
             num_open, end = 0, end + 1
-        if not accepted or num_open:
+        if num_open:
             continue
         if not _is_letter(view[end : end + 1]):
             return end
         if before_letters is None and (says_so or view[end] not in "xX") and (count > 1 or sign):
             before_letters = end
     return before_letters
+
+
+def _groups(view: str, start: int, sign: str, barriers: dict[int, bool]) -> list[Span]:
+    """The groups of digits from `start` on that may be one number."""
+    says_so = bool(sign) or view[start] == "0"
+    row = (_SAID_ROW if says_so else _ROW).match(view, start)
+    if row is None or row.end() - start < 7:
+        return []
+    limit = 11 if "+" in sign and view[start] in "17" else 15
+    limit += 2 * view.startswith("00", start)
+    spans: list[Span] = []
+    total = 0
+    for group in _GROUP.finditer(view, start, row.end()):
+        first, last = group.span()
+        if spans:
+            if first not in barriers:
+                barriers[first] = AFTER_A_NUMBER.match(view, first) is not None
+            # `0171 1234567 0172 7654321` is two, `020 7946 0958` is one.
+            is_another = total >= 11 and view[first] == "0" and last - first >= 3
+            if barriers[first] or is_another or (sign + view[start:first]).count("(") > 1:
+                break
+        total += last - first
+        if total > limit:
+            break
+        spans.append((first, last))
+    return spans
 
 
 def _end_of_other(view: str, start: int, end: int) -> int | None:
@@ -130,27 +149,15 @@ def _end_of_other(view: str, start: int, end: int) -> int | None:
     return None
 
 
-def _is_one_number(digits: list[str], totals: list[int], last_separator: str) -> bool:
-    """Whether groups behind a + or a 0 are one number: the last is not the number of something
-    (`0171 1234567 2 Personen`), and none begins another (`0171 1234567 0172 7654321`)."""
-    if len(digits[-1]) == 1 and last_separator != "-" and any(len(each) > 1 for each in digits):
-        return False
-    return not any(
-        totals[n - 1] >= 11 and len(digits[n]) >= 3 and digits[n][0] == "0"
-        for n in range(1, len(digits))
-    )
-
-
-def _has_shape_of_phone(digits: list[str], rest: str) -> bool:
-    """Whether groups without a + or a 0 before them are a phone number."""
+def _has_shape(digits: list[str], rest: str) -> bool:
+    """Whether groups without a + or a 0 before them are a phone number; `rest` is the text of all
+    but the first."""
     lengths = tuple(map(len, digits))
     if "/" in rest:
         return False
     if "." in rest:
         return lengths in ((3, 3, 4), (1, 3, 3, 4))
-    if all(each[-1] == "0" for each in digits):  # 800-1200, 2400 1200 800
-        return False
-    if all(len(each) == 4 and each[:2] in ("19", "20") for each in digits[:2]):  # 2026 1534
+    if all(len(each) == 4 and each[:2] in ("19", "20") for each in digits[:2]):  # 2020-2026
         return False
     if set(lengths) == {2} and all(a < b for a, b in itertools.pairwise(digits)):  # 38 40 42 44
         return False
@@ -158,7 +165,7 @@ def _has_shape_of_phone(digits: list[str], rest: str) -> bool:
         return lengths in _SHORT_SHAPES and (lengths != (3, 4) or rest[0] == "-")
     if lengths[0] > 5 or (lengths[0] == 1 and digits[0] not in "178"):
         return False
-    return all(2 <= length <= 8 for length in lengths[1:])
+    return max(lengths[1:]) <= 8
 
 
 def _stands_alone(view: str, start: int, digits: str) -> bool:

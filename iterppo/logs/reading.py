@@ -1,6 +1,7 @@
 """From lines to a part of trajectories: the function that processes and clusters map over a log.
 
-    pieces of files -> part-NNNNN.parquet (trajectories@2) + what was not taken + counts
+    pieces of files, or a share of sorted events
+        -> part-NNNNN.parquet (trajectories@2) + what was not taken + counts
 
 A task depends on its own pieces alone. What needs the whole log, whether a conversation's id was
 there before, is decided afterwards from the hashes that every task returns (`repeated`); tasks
@@ -11,11 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,11 +23,12 @@ from xxhash import xxh3_64_intdigest
 
 from iterppo.artifact import PartWriter
 from iterppo.config import ByEvents, IngestConfig, parse_duration
+from iterppo.contracts import ROWS
+from iterppo.contracts.base import arrow_schema
 from iterppo.errors import DataError
 from iterppo.logs.censoring import Clock, is_censored
 from iterppo.logs.conversations import Cut, TurnTable
-from iterppo.logs.event_logs import event_of, event_rows
-from iterppo.logs.event_sorting import EventSpill
+from iterppo.logs.event_sorting import EventConversation, EventShare
 from iterppo.logs.formats import conversation_lines, line_parser
 from iterppo.logs.outcome_events import ConversationSpans, EventTable
 from iterppo.logs.outcomes import Labeller, label_all
@@ -44,30 +44,36 @@ from iterppo.logs.sources import MAX_LINE_BYTES, Piece
 from iterppo.logs.splits import split_key, split_of
 from iterppo.logs.suggestions import Adoptions
 from iterppo.logs.time_columns import unreadable_times
+from iterppo.logs.times import shorten
 from iterppo.progress import progress
 
 if TYPE_CHECKING:
     import numpy as np
-
-EVENTS = "events"
+    import pyarrow as pa
 
 _MESSAGES_PER_GROUP = 65_536
 _BYTES_PER_GROUP = 16 * 2**20
 _CONVERSATIONS_PER_BATCH = 512
 _BYTES_PER_BATCH = 4 * 2**20
 _REJECTS_PER_GROUP = 1_024
+_CHARACTERS_PER_GROUP = 4 * 2**20
 _MAX_RAW = 2**20
+_MAX_REASON = 1_000
+_MAX_REASONS = 1_000
 
 
 @dataclass(frozen=True)
 class Task:
-    """Pieces that become one part."""
+    """What becomes one part: pieces of logs, or a share of the conversations of event logs."""
 
-    pieces: tuple[tuple[Piece, str], ...]
-    """Each with the format of its file."""
     part: Path
     rejects: Path
     """Where lines that are not taken go, with line numbers that count from the piece's first."""
+    pieces: tuple[tuple[Piece, str], ...] = ()
+    """Each with the format of its file."""
+    first_piece: int = 0
+    """Number of the first of them in the whole log."""
+    share: EventShare | None = None
     repeated: Mapping[int, bool] = field(default_factory=dict)
     """Conversations of the task (counted from 0) whose id was there before: True where they are
     identical copies."""
@@ -83,7 +89,8 @@ class Done:
     """Lines of each piece, blank ones too."""
     reasons: Counter[str]
     identities: np.ndarray[Any, Any]
-    """(conversations, 2) of uint64: hash of the id, hash of the line."""
+    """(conversations, 2) of uint64: hash of the id, hash of the line; zeros for one that was
+    rejected for itself, whose id is still free."""
 
 
 class Reader:
@@ -97,8 +104,11 @@ class Reader:
         self.adoptions = Adoptions(config.edited_up_to, config.influenced_up_to)
         self.needs_times = bool(self.clock) or any(isinstance(o, ByEvents) for o in config.outcomes)
 
-    def read(self, task: Task, *, show: bool = False) -> Done:
-        """Read the task's pieces and write its part and its rejects; `show` shows progress.
+    def read(self, task: Task, *, show: bool = False, events: pa.Table | None = None) -> Done:
+        """Read the task's pieces, or its share, and write its part and its rejects.
+
+        `show` shows progress; `events` are those of the share, where they have been brought
+        together.
 
         Raises:
             DataError: If a file cannot be read to its end.
@@ -108,33 +118,36 @@ class Reader:
             Rejects(task.rejects, self.redactor) as rejects,
             Taking(self, task.part, rejects) as taking,
         ):
-            for conversation, lines, content in self._conversations(task, rejects, found, show):
-                again = found.again(conversation, content)
-                if again:
+            for conversation, lines, content in self._conversations(
+                task, rejects, found, show, events
+            ):
+                number, again = found.meet(conversation, content)
+                if again is None:
+                    taking.add(conversation, lines, number)
+                elif again:
                     found.counts["copies"] += len(lines)
-                    continue
-                try:
-                    if again is False:
-                        identity = conversation.conversation_id
-                        raise DataError(f"conversation_id: {identity!r} was there before")
-                    taking.add(conversation, lines)
-                except DataError as error:
-                    for line in lines:
-                        rejects.add(line, str(error))
+                else:
+                    identity = shorten(conversation.conversation_id)
+                    rejects.add_all(lines, f"conversation_id: {identity} was there before")
+        found.forget(taking.rejected)
         counts = taking.table.counts
         counts.update(found.counts)
         counts["rejects"] = rejects.number
-        counts["lines"] = counts["lines_taken"] + counts["copies"] + rejects.number
         return Done(
             taking.part.rows, counts, tuple(found.num_lines), rejects.reasons, found.identities()
         )
 
-    def spans(self, task: Task, events: EventTable) -> ConversationSpans:
-        """When the conversations of the customers of a table began and ended."""
+    def spans(
+        self, task: Task, customers: EventTable, *, events: pa.Table | None = None
+    ) -> ConversationSpans:
+        """When the conversations of the customers of a table began and ended; `events` as for
+        `read`."""
         spans = ConversationSpans()
         with Rejects(task.rejects, self.redactor) as rejects:
-            for conversation, _, _ in self._conversations(task, rejects, _Found(task), False):
-                if conversation.customer_id is None or conversation.customer_id not in events:
+            for conversation, _, _ in self._conversations(
+                task, rejects, _Found(task), False, events
+            ):
+                if conversation.customer_id is None or conversation.customer_id not in customers:
                     continue
                 if not read_times(conversation):
                     continue
@@ -144,69 +157,53 @@ class Reader:
         return spans
 
     def _conversations(
-        self, task: Task, rejects: Rejects, found: _Found, show: bool
+        self, task: Task, rejects: Rejects, found: _Found, show: bool, events: pa.Table | None
     ) -> Iterator[tuple[LogConversation, Sequence[Line], bytes]]:
         """The conversations of a task, the lines that they stand in, and their content."""
-        if any(format_ == EVENTS for _, format_ in task.pieces):
-            yield from self._from_events(task, rejects, found, show)
-            return
-        for number, (piece, format_) in enumerate(task.pieces):
+        if task.share:
+            sorted_events = task.share.conversations(events)
+            shown_events = (
+                progress(sorted_events, "ingest sorted events", unit="conversations")
+                if show
+                else sorted_events
+            )
+            yield from _from_events(shown_events, rejects, found)
+        for number, (piece, format_) in enumerate(task.pieces, start=task.first_piece):
             # Of the neutral format, times are read many together, when conversations are labelled.
             parse = decode_line if format_ == "conversations" else line_parser(format_)
             rows = conversation_lines(piece)
             shown = progress(rows, f"ingest {piece.file.name}", unit="lines") if show else rows
+            num_rows = 0
             for line_number, raw in shown:
+                num_rows += 1
                 line = Line(number, line_number, raw)
                 try:
-                    if len(raw) >= MAX_LINE_BYTES - 2:
+                    if len(raw) >= MAX_LINE_BYTES:
                         raise DataError(f"longer than {MAX_LINE_BYTES} bytes")
                     conversation = parse(raw)
                 except DataError as error:
                     rejects.add(line, str(error))
                 else:
                     yield conversation, (line,), raw
+            found.counts["lines"] += num_rows
             found.num_lines.append(rows.num_lines)
 
-    def _from_events(
-        self, task: Task, rejects: Rejects, found: _Found, show: bool
-    ) -> Iterator[tuple[LogConversation, Sequence[Line], bytes]]:
-        with tempfile.TemporaryDirectory(dir=task.rejects.parent, prefix="events-") as folder:
-            spill = EventSpill(Path(folder))
-            for number, (piece, _) in enumerate(task.pieces):
-                rows = event_rows(piece, self.config)
-                shown = progress(rows, f"ingest {piece.file.name}", unit="rows") if show else rows
-                for line_number, raw, row in shown:
-                    try:
-                        if isinstance(row, DataError):
-                            raise row
-                        event = event_of(row, self.config.mapping)
-                    except DataError as error:
-                        rejects.add(Line(number, line_number, raw), str(error))
-                        continue
-                    if event is None:
-                        found.counts["lines_taken"] += 1
-                        found.counts["messages_ignored"] += 1
-                    else:
-                        spill.add(event, number, line_number)
-                found.num_lines.append(rows.num_lines)
-            sorted_events = spill.conversations()
-            shown_too = (
-                progress(sorted_events, "ingest sorted events", unit="conversations")
-                if show
-                else sorted_events
-            )
-            for one in shown_too:
-                found.counts["copies"] += one.num_copies
-                for source, line_number, reason, raw in one.rejected:
-                    rejects.add(Line(source, line_number, raw), reason)
-                if one.conversation is not None and one.origins:
-                    lines = [
-                        Line(source, line_number, msgspec.json.encode(message))
-                        for (source, line_number), message in zip(
-                            one.origins, one.conversation.messages, strict=True
-                        )
-                    ]
-                    yield one.conversation, lines, msgspec.json.encode(one.conversation)
+
+def _from_events(
+    sorted_events: Iterable[EventConversation], rejects: Rejects, found: _Found
+) -> Iterator[tuple[LogConversation, Sequence[Line], bytes]]:
+    for one in sorted_events:
+        found.counts["copies"] += one.num_copies
+        for piece, line_number, reason, raw in one.rejected:
+            rejects.add(Line(piece, line_number, raw), reason)
+        if one.conversation is not None and one.origins:
+            lines = [
+                Line(piece, line_number, msgspec.json.encode(message))
+                for (piece, line_number), message in zip(
+                    one.origins, one.conversation.messages, strict=True
+                )
+            ]
+            yield one.conversation, lines, msgspec.json.encode(one.conversation)
 
 
 class _Found:
@@ -218,13 +215,18 @@ class _Found:
         self.num_lines: list[int] = []
         self._hashes: list[int] = []
 
-    def again(self, conversation: LogConversation, content: bytes) -> bool | None:
-        """Whether the conversation's id was there before: True as an identical copy, False with
-        another content, None if it was not."""
-        ordinal = len(self._hashes) // 2
+    def meet(self, conversation: LogConversation, content: bytes) -> tuple[int, bool | None]:
+        """The conversation's number in the task, and whether its id was there before: True as an
+        identical copy, False with another content, None if it was not."""
+        number = len(self._hashes) // 2
         identity = conversation.conversation_id.encode()
         self._hashes += (xxh3_64_intdigest(identity), xxh3_64_intdigest(content))
-        return self.task.repeated.get(ordinal) if self.task.repeated else None
+        return number, self.task.repeated.get(number) if self.task.repeated else None
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Leave the ids of conversations that were rejected to others."""
+        for number in numbers:
+            self._hashes[2 * number : 2 * number + 2] = (0, 0)
 
     def identities(self) -> np.ndarray[Any, Any]:
         """See `Done`."""
@@ -234,11 +236,12 @@ class _Found:
 
 
 class _Waiting(NamedTuple):
-    """A conversation on its way, and the lines that it came from."""
+    """A conversation on its way, the lines that it came from, and its number in the task."""
 
     conversation: LogConversation
     split: str
     lines: Sequence[Line]
+    number: int
 
 
 class Taking:
@@ -249,6 +252,8 @@ class Taking:
         self.rejects = rejects
         self.part = PartWriter(part, "trajectories")
         self.table = TurnTable(reader.adoptions)
+        self.rejected: list[int] = []
+        """Numbers of the conversations that could not be taken."""
         self._waiting: list[_Waiting] = []
         self._bytes_waiting = self._bytes_in_table = 0
 
@@ -263,16 +268,16 @@ class Taking:
         else:
             self.part.close()
 
-    def add(self, conversation: LogConversation, lines: Sequence[Line]) -> None:
-        """Take a conversation.
-
-        Raises:
-            DataError: If it cannot be taken; it is not, then.
-        """
+    def add(self, conversation: LogConversation, lines: Sequence[Line], number: int) -> None:
+        """Take a conversation, or reject its lines."""
         config = self.reader.config
-        key = split_key(conversation, config.split_by)
+        try:
+            key = split_key(conversation, config.split_by)
+        except DataError as error:
+            self._reject(lines, number, str(error))
+            return
         split = split_of(key, heldout=config.heldout, seed=config.seed)
-        self._waiting.append(_Waiting(conversation, split, lines))
+        self._waiting.append(_Waiting(conversation, split, lines, number))
         self._bytes_waiting += sum(len(line.raw) for line in lines)
         if (
             len(self._waiting) >= _CONVERSATIONS_PER_BATCH
@@ -280,24 +285,32 @@ class Taking:
         ):
             self._label()
 
+    def _reject(self, lines: Sequence[Line], number: int, reason: str) -> None:
+        self.rejected.append(number)
+        self.rejects.add_all(lines, reason)
+
     def _label(self) -> None:
         waiting = self._with_times()
         reader, table = self.reader, self.table
         conversations = [one.conversation for one in waiting]
+        lengths = [len(conversation.messages) for conversation in conversations]
         if reader.clock:
             for conversation in conversations:
-                by_then = reader.clock.before_cutoff(conversation.messages)
-                table.counts["messages_after_cutoff"] += len(conversation.messages) - len(by_then)
-                conversation.messages = by_then
+                conversation.messages = reader.clock.before_cutoff(conversation.messages)
         labels = label_all(conversations, reader.labellers)
-        for one, label in zip(waiting, labels, strict=True):
+        for one, label, length in zip(waiting, labels, lengths, strict=True):
             conversation = one.conversation
             censored = is_censored(conversation, label, reader.clock)
             if reader.redactor:
                 reader.redactor.conversation(conversation)
-            facts = facts_of(conversation.meta, reader.config.facts)
+            try:
+                facts = facts_of(conversation.meta, reader.config.facts)
+            except DataError as error:
+                self._reject(one.lines, one.number, str(error))
+                continue
             table.add(Cut(conversation, label, censored, one.split, facts))
             table.counts["lines_taken"] += len(one.lines)
+            table.counts["messages_after_cutoff"] += length - len(conversation.messages)
         self._bytes_in_table += self._bytes_waiting
         self._waiting, self._bytes_waiting = [], 0
         if table.num_messages >= _MESSAGES_PER_GROUP or self._bytes_in_table >= _BYTES_PER_GROUP:
@@ -310,18 +323,18 @@ class Taking:
         if not bad and self.reader.needs_times:
             for conversation in conversations:
                 read_times(conversation)
-        for number in bad:
-            for line in self._waiting[number].lines:
-                try:
-                    parse_line(line.raw)
-                    reason = "messages: a time cannot be read"
-                except DataError as error:
-                    reason = str(error)
-                self.rejects.add(line, reason)
-        return [one for number, one in enumerate(self._waiting) if number not in bad]
+        for place in sorted(bad):
+            one = self._waiting[place]
+            reason = "messages: a time cannot be read"
+            try:
+                parse_line(one.lines[0].raw)
+            except DataError as error:
+                reason = str(error)
+            self._reject(one.lines, one.number, reason)
+        return [one for place, one in enumerate(self._waiting) if place not in bad]
 
     def _write(self) -> None:
-        if self.table.num_messages or not self.part.rows:
+        if len(self.table):
             self.part.write(self.table.take())
         self._bytes_in_table = 0
 
@@ -330,6 +343,7 @@ class Line(NamedTuple):
     """A line, and where it stands."""
 
     piece: int
+    """Its number in the whole log, from 0."""
     number: int
     """Within the piece, from 1."""
     raw: bytes
@@ -344,6 +358,7 @@ class Rejects:
         self.number = 0
         self.reasons: Counter[str] = Counter()
         self._pending: list[dict[str, Any]] = []
+        self._characters_pending = 0
         self._writer: Any = None
 
     def __enter__(self) -> Rejects:
@@ -356,20 +371,36 @@ class Rejects:
         if self._writer is not None:
             self._writer.close()
 
+    def add_all(self, lines: Iterable[Line], reason: str) -> None:
+        """Keep the lines of a conversation, and what is wrong with it."""
+        for line in lines:
+            self.add(line, reason)
+
     def add(self, line: Line, reason: str) -> None:
         """Keep a line, and what is wrong with it."""
         self.number += 1
         piece, number, raw = line
         whole = raw[:_MAX_RAW]
         if self.redactor:
+            if len(raw) > _MAX_RAW:  # half an address would not be seen for what it is
+                whole = whole.rpartition(b'"')[0]
             reason, text = self.redactor.reason(reason), self.redactor.raw(whole)
         else:
             text = whole.decode("utf-8", errors="backslashreplace")
         if len(raw) > _MAX_RAW:
             text += f" … ({len(raw)} bytes)"
-        self.reasons[kind_of_reason(reason)] += 1
+        if len(reason) > _MAX_REASON:
+            reason = f"{reason[:_MAX_REASON]} …"
+        kind = kind_of_reason(reason)
+        if kind not in self.reasons and len(self.reasons) >= _MAX_REASONS:
+            kind = "other reasons"
+        self.reasons[kind] += 1
         self._pending.append({"piece": piece, "line": number, "reason": reason, "raw": text})
-        if len(self._pending) >= _REJECTS_PER_GROUP:
+        self._characters_pending += len(text)
+        if (
+            len(self._pending) >= _REJECTS_PER_GROUP
+            or self._characters_pending >= _CHARACTERS_PER_GROUP
+        ):
             self._flush()
 
     def _flush(self) -> None:
@@ -383,30 +414,42 @@ class Rejects:
         if self._writer is None:
             self._writer = pq.ParquetWriter(self.path, schema, compression="zstd")
         self._writer.write_table(table)
-        self._pending = []
+        self._pending, self._characters_pending = [], 0
 
 
-def rejected_rows(tasks: Sequence[Task], done: Sequence[Done]) -> Iterator[dict[str, Any]]:
-    """Rows of rejects@1: what the tasks did not take, with line numbers of the whole files."""
+def rejected_tables(
+    pieces: Sequence[Piece], num_lines: Sequence[int], files: Iterable[Path]
+) -> Iterator[pa.Table]:
+    """Tables of rejects@1 of the files that `Rejects` wrote, with line numbers of the whole logs.
+
+    Args:
+        pieces: All pieces of the log, in order.
+        num_lines: Lines of each, blank ones too.
+        files: Those that are there are read.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    schema = arrow_schema(ROWS["rejects"])
     lines_before: Counter[str] = Counter()
-    for task, found in zip(tasks, done, strict=True):
-        offsets = []
-        for (piece, _), num_lines in zip(task.pieces, found.num_lines, strict=True):
-            offsets.append(lines_before[piece.file.location])
-            lines_before[piece.file.location] += num_lines
-        if not task.rejects.exists():
+    offsets = []
+    for piece, number in zip(pieces, num_lines, strict=True):
+        offsets.append(lines_before[piece.file.location])
+        lines_before[piece.file.location] += number
+    for path in files:
+        if not path.exists():
             continue
-        with pq.ParquetFile(task.rejects) as file:
-            for batch in file.iter_batches(batch_size=_REJECTS_PER_GROUP):
-                for row in batch.to_pylist():
-                    number = row.pop("piece")
-                    yield {
-                        **row,
-                        "source": task.pieces[number][0].file.name,
-                        "line": row["line"] + offsets[number],
-                    }
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                places = list(zip(*(table[n].to_pylist() for n in ("piece", "line")), strict=True))
+                columns = {
+                    "source": [pieces[piece].file.name for piece, _ in places],
+                    "line": [line + offsets[piece] for piece, line in places],
+                    "reason": table["reason"],
+                    "raw": table["raw"],
+                }
+                yield pa.table(columns, schema=schema)
 
 
 def kind_of_reason(reason: str) -> str:
@@ -417,15 +460,16 @@ def kind_of_reason(reason: str) -> str:
     >>> kind_of_reason("conversation_id: 'c-17' was there before")
     "conversation_id: '…' was there before"
     """
-    if " was there before" in reason:
-        reason = re.sub(r": .* was there before", ": '…' was there before", reason, flags=re.DOTALL)
     if reason.startswith("not JSON"):
         return "not JSON"
+    # Of roles there are few, and which one it is tells what to do.
+    value = r"(['\"]).*\1(?= (?:is (?!no role)|does |was |has ))|(?<=isoformat string: ).*"
+    reason = re.sub(value, "'…'", reason, flags=re.DOTALL)
     return re.sub(r"(?<![\w-])\d+(?:\.\d+)?(?![\w-])", "N", reason)
 
 
 def repeated(identities: Sequence[np.ndarray[Any, Any]]) -> dict[int, dict[int, bool]]:
-    """Conversations whose id was there before, in the order of the tasks.
+    """Conversations whose id was there before, in the order of the tasks; zeros are no ids.
 
     Returns:
         Task -> conversation within it -> whether it is an identical copy of the first with its id.
@@ -437,7 +481,7 @@ def repeated(identities: Sequence[np.ndarray[Any, Any]]) -> dict[int, dict[int, 
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = ordered[1:] != ordered[:-1]
+    is_first[1:] = (ordered[1:] != ordered[:-1]) | (ordered[1:] == 0)
     again = np.flatnonzero(~is_first)
     if not len(again):
         return {}
@@ -459,16 +503,20 @@ def clock_of(config: IngestConfig) -> Clock | None:
     silence that ends a conversation is not shorter than that."""
     if not config.cutoff:
         return None
-    windows: Iterable[timedelta] = (
-        parse_duration(outcome.window)
-        for outcome in config.outcomes
-        if isinstance(outcome, ByEvents)
+    events = [outcome for outcome in config.outcomes if isinstance(outcome, ByEvents)]
+    windows = (parse_duration(outcome.window) for outcome in events)
+    return Clock(
+        as_time(config.cutoff),
+        max([parse_duration(config.idle), *windows]),
+        outcomes_elsewhere=bool(events),
     )
-    return Clock(as_time(config.cutoff), max([parse_duration(config.idle), *windows]))
 
 
 def facts_of(meta: Any, names: Sequence[str]) -> str | None:
     """The named facts of a conversation's meta, a line each; None where there is none.
+
+    Raises:
+        DataError: If one cannot be written.
 
     >>> facts_of({"product": "kitchen", "budget": 9000, "secret": 1}, ["product", "budget"])
     'product: kitchen\\nbudget: 9000'
@@ -480,6 +528,12 @@ def facts_of(meta: Any, names: Sequence[str]) -> str | None:
         value = meta.get(name)
         if value is None:
             continue
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        try:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"meta.{name}: half a character at {error.start}") from None
+        except RecursionError:
+            raise DataError(f"meta.{name}: is nested too deeply") from None
         lines.append(f"{name}: {' '.join(text.split())}")
     return "\n".join(lines) or None

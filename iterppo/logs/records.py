@@ -66,7 +66,7 @@ class LogMessage(msgspec.Struct, gc=False):
         return (
             self.role == "business"
             and self.adoption != "not_shown"
-            and bool(self.suggestion or self.adoption)
+            and bool(self.adoption or (self.suggestion and not self.suggestion.isspace()))
         )
 
 
@@ -109,6 +109,7 @@ def decode_line(line: bytes) -> LogConversation:
         conversation = _decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return check_record(parse_json(line))
+    conversation.ignored = 0  # ours to count, not the log's to say
     if (
         not conversation.conversation_id
         or (conversation.meta is not None and not _unfinished_in_meta(conversation))
@@ -269,6 +270,8 @@ def as_time(value: Any) -> Any:
     """
     try:
         if isinstance(value, str):
+            if value.isdigit() and len(value) != 8:  # 1712010100000 would be a day of 1712
+                raise ValueError(f"Invalid isoformat string: {value!r}")
             value = datetime.fromisoformat(value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             value = datetime.fromtimestamp(value, UTC)

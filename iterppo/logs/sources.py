@@ -8,15 +8,17 @@ their beginning, hence whole.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fnmatch
 import glob
 import gzip
 import hashlib
 import io
+import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -34,6 +36,7 @@ PIECE_BYTES = 64 * 2**20
 MAX_LINE_BYTES = 256 * 2**20
 """A longer line is no conversation; it is refused without being held in memory."""
 
+_SKIPPED_AT_ONCE = 2**20
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 
 
@@ -76,7 +79,7 @@ class LogFile:
                 while block := stream.read(2**22):
                     digest.update(block)
         except OSError as error:
-            raise _unreadable(self, None, error) from None
+            raise unreadable(self, None, error) from None
         return digest.hexdigest()
 
     def is_read_whole(self) -> bool:
@@ -85,7 +88,7 @@ class LogFile:
             with self.open() as stream:
                 return bytes(stream.read(4)).startswith((_GZIP, _ZSTD, _PARQUET))
         except OSError as error:
-            raise _unreadable(self, None, error) from None
+            raise unreadable(self, None, error) from None
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ class Piece:
 
 def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[LogFile]:
     """Files for a list of names: paths, globs, URLs, and folders made by `iterppo rollout`; in the
-    order of their names, each once, so that the order in which they are given does not matter.
+    order of their places, each once, so that it does not matter how and in which order they are
+    named.
 
     `-` stays as it is: it has to be read into a file first (`spool`).
 
@@ -114,7 +118,7 @@ def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[LogFil
                 "ingest: no log is named. Name files, or the round with --round runs/NAME/000."
             )
         patterns = [str(round_folder / "log")]
-    found: dict[str, LogFile] = {}
+    found: dict[str, tuple[str, int, LogFile]] = {}
     for pattern in patterns:
         if pattern == STANDARD_INPUT:
             matches = [STANDARD_INPUT]
@@ -123,9 +127,17 @@ def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[LogFil
         if not matches:
             raise DataError(f"{pattern}: no such log. Check the path (quote a glob: '*.jsonl.gz').")
         for match in matches:
-            same = match if _is_url(match) or match == "-" else str(Path(match).resolve())
-            found.setdefault(same, LogFile(match, match))
-    return sorted(found.values())
+            is_path = not _is_url(match) and match != STANDARD_INPUT
+            place = os.path.abspath(match) if is_path else match
+            same = os.path.realpath(match) if is_path else match
+            log = (place, len(match), LogFile(_printable(match), match))
+            found[same] = min(log, found.get(same, log))  # of several names the shortest
+    return [log for _, _, log in sorted(found.values())]
+
+
+def _printable(path: str) -> str:
+    """A name that can be written in UTF-8: a file's is bytes to the system, of whatever kind."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _match_path(pattern: str) -> list[str]:
@@ -175,16 +187,23 @@ def _file_system(url: str) -> tuple[FileSystem, str]:
     return system, path
 
 
-def pieces(files: Sequence[LogFile], *, piece_bytes: int = PIECE_BYTES) -> list[list[Piece]]:
-    """What is read together, in order: large plain files in pieces, small ones several at a time.
+def pieces(
+    files: Sequence[LogFile],
+    *,
+    whole: Collection[LogFile] = (),
+    piece_bytes: int | None = None,
+) -> list[list[Piece]]:
+    """What is read together, in order: large plain files in pieces, but for those that are to be
+    read `whole`; small ones several at a time.
 
     Depends on the files alone, so that every number of workers makes the same parts.
     """
+    piece_bytes = piece_bytes or PIECE_BYTES
     groups: list[list[Piece]] = []
     room = 0
     for file in files:
         size = file.size_bytes()
-        if file.is_read_whole():
+        if file in whole or file.is_read_whole():
             parts = [Piece(file)]
         else:
             starts = range(0, max(size, 1), piece_bytes)
@@ -202,8 +221,8 @@ def pieces(files: Sequence[LogFile], *, piece_bytes: int = PIECE_BYTES) -> list[
 class Lines:
     """The lines of a piece with their numbers, from 1 at the first line of the piece.
 
-    Blank lines are passed over, but counted. A line longer than `MAX_LINE_BYTES` comes cut, and so
-    too long for its reader.
+    Blank lines are passed over, but counted. A line that is too long comes cut, `MAX_LINE_BYTES`
+    long; no other is. The mark that Windows programs begin a file with belongs to no line.
 
     Raises:
         DataError: While iterating, if the file cannot be read to its end.
@@ -218,30 +237,36 @@ class Lines:
         piece = self.piece
         end = piece.end
         try:
-            with _reader(piece.file) as stream:
+            with open_lines(piece.file) as stream:
                 readline = stream.readline
                 position = piece.start
                 if position:
                     stream.seek(position - 1)
-                    position += len(readline()) - 1
+                    position += skip_line(stream, None if end is None else end - position + 1) - 1
                 while end is None or position < end:
                     line = readline(MAX_LINE_BYTES)
                     if not line:
                         break
                     position += len(line)
-                    if len(line) == MAX_LINE_BYTES:
-                        position += _skip_line(stream)
                     self.num_lines += 1
+                    if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                        position += skip_line(stream)
+                        yield self.num_lines, line
+                        continue
                     line = line.rstrip(b"\r\n")
+                    if self.num_lines == 1 and not piece.start:
+                        line = line.removeprefix(codecs.BOM_UTF8)
                     if line and not line.isspace():
                         yield self.num_lines, line
         except (OSError, EOFError, zlib.error) as error:
-            raise _unreadable(piece.file, self.num_lines + 1, error) from None
+            raise unreadable(piece.file, self.num_lines + 1, error) from None
 
 
-def _skip_line(stream: BinaryIO) -> int:
+def skip_line(stream: BinaryIO, enough: int | None = None) -> int:
+    """Go on to the end of the line, or so many bytes; how many went by. Not all of them are held
+    in memory."""
     skipped = 0
-    while rest := stream.readline(MAX_LINE_BYTES):
+    while (enough is None or skipped < enough) and (rest := stream.readline(_SKIPPED_AT_ONCE)):
         skipped += len(rest)
         if rest.endswith(b"\n"):
             break
@@ -249,7 +274,7 @@ def _skip_line(stream: BinaryIO) -> int:
 
 
 @contextlib.contextmanager
-def _reader(file: LogFile) -> Iterator[BinaryIO]:
+def open_lines(file: LogFile) -> Iterator[BinaryIO]:
     """The decompressed bytes of a file."""
     with contextlib.ExitStack() as stack:
         raw: Any = stack.enter_context(file.open())
@@ -268,7 +293,7 @@ def _reader(file: LogFile) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, io.BufferedReader(raw, 2**20))
 
 
-def _unreadable(file: LogFile, line: int | None, error: Exception) -> DataError:
+def unreadable(file: LogFile, line: int | None, error: Exception) -> DataError:
     where = file.name if line is None else f"{file.name}: line {line}"
     return DataError(f"{where}: cannot be read ({_first_line(error)}). Is the file whole?")
 

@@ -1,8 +1,9 @@
 """What was suggested, and what became of it: the columns of a_i.
 
 Where the log does not give a suggestion's fate, it is derived from the texts: equal but for white
-space is `verbatim`; then by the edit distance to what was sent. A turn of a conversation that knows
-suggestions, but that says of none, is `not_shown`; `abstained` only where the log says so.
+space is `verbatim`; then by the edit distance to what was sent. A blank suggestion is none. A turn
+of a conversation that knows suggestions, but that says of none, is `not_shown`; `abstained` only
+where the log says so.
 """
 
 from __future__ import annotations
@@ -44,13 +45,18 @@ class Said:
     persona: str | None
 
 
+def text_or_none(suggestion: object) -> str | None:
+    """A suggestion that says something."""
+    return suggestion if isinstance(suggestion, str) and suggestion.strip() else None
+
+
 def said_together(messages: Sequence[LogMessage]) -> Said:
     """What several joined messages say: suggestions are joined as the messages are, a fate counts
     where all that name one name the same."""
     fates = {m.adoption for m in messages if m.adoption}
     logprobs = [m.suggestion_logprob for m in messages if m.suggestion_logprob is not None]
     return Said(
-        suggestion="\n".join(m.suggestion for m in messages if m.suggestion) or None,
+        suggestion="\n".join(filter(None, (text_or_none(m.suggestion) for m in messages))) or None,
         adoption=str(fates.pop()) if len(fates) == 1 else None,
         logprob=sum(logprobs) if logprobs else None,
         policy_version=next((m.policy_version for m in messages if m.policy_version), None),
@@ -102,6 +108,7 @@ _NO_SUGGESTION = frozenset(("abstained", "not_shown"))
 
 def _distances(suggestion: Sequence[str | None], sent: Sequence[str | None]) -> list[float | None]:
     """Normalised edit distances where both texts are there."""
+    import numpy as np
     from rapidfuzz.distance import Levenshtein
     from rapidfuzz.process import cpdist
 
@@ -118,6 +125,7 @@ def _distances(suggestion: Sequence[str | None], sent: Sequence[str | None]) -> 
             [suggestion[n] for n in different],
             [sent[n] for n in different],
             scorer=Levenshtein.normalized_distance,
+            dtype=np.float64,  # else 3/10 is farther than 0.3
         )
         for turn, far in zip(different, found.tolist(), strict=True):
             distance[turn] = far

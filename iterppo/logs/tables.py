@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import msgspec
 
 from iterppo.errors import DataError
-from iterppo.logs.sources import LogFile, _reader, _skip_line, _unreadable
+from iterppo.logs.sources import LogFile, open_lines, skip_line, unreadable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,10 +57,10 @@ def layout_of(file: LogFile, columns: Collection[str]) -> Layout:
         suffixes = file.name.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")
         if suffixes[2] in ("csv", "tsv"):
             return "csv"
-        with _reader(file) as stream:
+        with open_lines(file) as stream:
             head = stream.read(_HEAD_BYTES)
     except _READ_ERRORS as error:
-        raise _unreadable(file, None, error) from None
+        raise unreadable(file, None, error) from None
     first = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0]
     if first.startswith((b"{", b"[")):
         return "lines"
@@ -89,11 +89,11 @@ class CsvRows:
         csv.field_size_limit(MAX_FIELD_CHARACTERS)
         lines: _CsvLines | None = None
         try:
-            with _reader(self.file) as stream:
+            with open_lines(self.file) as stream:
                 lines = _CsvLines(stream)
                 yield from self._rows(lines)
         except _READ_ERRORS as error:
-            raise _unreadable(self.file, lines.number + 1 if lines else None, error) from None
+            raise unreadable(self.file, lines.number + 1 if lines else None, error) from None
 
     def _rows(self, lines: _CsvLines) -> Iterator[Row]:
         first = lines.peek()
@@ -169,7 +169,7 @@ class _CsvLines:
     def _read(self) -> bytes:
         line = self._stream.readline(2 * MAX_FIELD_CHARACTERS)
         if len(line) == 2 * MAX_FIELD_CHARACTERS:
-            _skip_line(self._stream)
+            skip_line(self._stream)
         return line
 
     def peek(self) -> str | None:
@@ -252,7 +252,7 @@ def open_parquet(file: LogFile) -> Iterator[ParquetFile]:
         ):
             yield parquet
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(file, None, error) from None
+        raise unreadable(file, None, error) from None
 
 
 class ParquetRows:

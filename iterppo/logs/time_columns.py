@@ -26,9 +26,7 @@ def unreadable_times(conversations: Sequence[LogConversation]) -> list[int]:
     if _from_texts(times) is not None:
         return []
     return [
-        number
-        for number, conversation in enumerate(conversations)
-        if not read_times(conversation)
+        number for number, conversation in enumerate(conversations) if not read_times(conversation)
     ]
 
 

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 
 # (what is counted, where it comes in, where it has to be found again), as kind.count
 _IDENTITIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("lines", "trajectories.lines", ("trajectories.conversations", "trajectories.rejects")),
+    (
+        "lines",
+        "trajectories.lines",
+        ("trajectories.lines_taken", "trajectories.copies", "trajectories.rejects"),
+    ),
     (
         "messages",
         "trajectories.messages",
@@ -41,7 +45,8 @@ _IDENTITIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def conservation(counts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, bool]]:
-    """Every identity whose artifacts are there, as a line, and whether it holds.
+    """Every identity whose artifacts are there, as a line, and whether it holds. Of an artifact
+    that was made before its first part was counted nothing is said.
 
     Args:
         counts: Counts of each artifact, by kind.
@@ -50,13 +55,15 @@ def conservation(counts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, boo
     for what, source, parts in _IDENTITIES:
         if any(name.partition(".")[0] not in counts for name in (source, *parts)):
             continue
+        kind, _, first = parts[0].partition(".")
+        if first not in counts[kind]:
+            continue
         total, *found = (_count(counts, name) for name in (source, *parts))
         terms = " + ".join(
             f"{number} {name.partition('.')[2]}" for number, name in zip(found, parts, strict=True)
         )
         holds = total == sum(found)
         sign = "=" if holds else "is not"
-        kind = parts[0].partition(".")[0]
         lines.append((f"{kind}: {total} {what} {sign} {terms}", holds))
     return lines
 

@@ -46,7 +46,7 @@ class Weighting:
     """Weights by step of the clock, from the whole log.
 
     Args:
-        seen_2S: Conversations seen to their end, and the others, by step.
+        seen_2S: Conversations of the log seen to their end, and the others, by step.
         fate_known_until: See `Times`; None where the log was not cut by a clock.
         max_weight: Cap of the weights.
     """
@@ -57,19 +57,6 @@ class Weighting:
         self.seen_2S = seen_2S
         self.fate_known_until = fate_known_until
         self.max_weight = max_weight
-
-    @classmethod
-    def of_log(
-        cls,
-        batches: Iterable[pa.Table],
-        fate_known_until: np.datetime64 | None,
-        *,
-        max_weight: float,
-    ) -> Weighting:
-        """The first pass over a log."""
-        seen = (count_seen(turns, fate_known_until) for turns in batches)
-        seen_2S = functools.reduce(padded_sum, seen, np.zeros((2, 1), dtype=np.int64))
-        return cls(seen_2S, fate_known_until, max_weight=max_weight)
 
     @cached_property
     def full_S(self) -> Array:
@@ -137,6 +124,11 @@ def count_seen(turns: pa.Table, fate_known_until: np.datetime64 | None) -> Array
     return np.stack(
         [np.bincount(step_N[chosen], minlength=num_steps) for chosen in (ended_N, ~ended_N)]
     )
+
+
+def sum_seen(seen: Iterable[Array]) -> Array:
+    """What `count_seen` found in batches that make up a log, or a part of it."""
+    return functools.reduce(padded_sum, seen, np.zeros((2, 1), dtype=np.int64))
 
 
 def pay(turns: pa.Table, *, gamma: float, weighting: Weighting | None) -> Paid:

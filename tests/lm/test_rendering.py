@@ -136,6 +136,23 @@ def test_a_conversation_that_the_business_opened_begins_with_an_empty_user_messa
     assert said(second) == [("user", ""), ("assistant", "Welcome!"), ("user", "Thanks")]
 
 
+def test_facts_stand_below_the_policys_prompt_and_stay_when_a_state_is_cut(
+    row: MakeRow, system: str, renderer: Renderer
+) -> None:
+    rows = [row("Hi", "Which room?", "Which room?", "verbatim") for _ in range(3)]
+    plain, known = (
+        dialogue(rows, system),
+        dialogue([{**r, "facts": "product: a"} for r in rows], system),
+    )
+
+    assert [turn.state[0]["content"] for turn in known] == [f"{system}\n\nproduct: a"] * 3
+    assert [turn.state[1:] for turn in known] == [turn.state[1:] for turn in plain]
+    assert dialogue([{**r, "facts": None} for r in rows], system)[-1].state == plain[-1].state
+    short = len(renderer.prompt_ids(known[-1].state)) - 1
+    kept, _ = renderer.fit(known[-1].state, max_tokens=short) or ([], 0)
+    assert kept[0] == known[-1].state[0]
+
+
 def test_an_earlier_state_is_not_changed_by_what_follows(row: MakeRow, system: str) -> None:
     turns = decisions(
         [row("Hi", None, None, "not_shown"), row("Hello?", "Yes?")], system_prompt=system

@@ -5,6 +5,7 @@ import io
 import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -263,9 +264,9 @@ def test_a_reason_names_the_column_as_the_file_does() -> None:
 
 
 def test_a_wrong_setting_is_not_the_rows_fault() -> None:
-    for wrong in ({"time_format": "ISO"}, {"time_zone": "Nowhere"}):
+    for wrong in (EventMapping(time_format="ISO"), EventMapping(time_zone="Nowhere")):
         with pytest.raises(UsageError, match=r"^ingest\.mapping\.time_"):
-            event_of(ROW, EventMapping(**wrong))
+            event_of(ROW, wrong)
 
 
 VALUES = st.recursive(
@@ -282,11 +283,10 @@ VALUES = st.recursive(
 def test_any_row_is_a_message_or_refused(change: dict[str, Any], time_format: str) -> None:
     try:
         found = event_of(ROW | change, EventMapping(time_format=time_format))
-    except DataError as error:
-        assert ": " in str(error)
-    else:
-        assert found is not None
-        assert msgspec.convert(msgspec.to_builtins(found), Event) == found
+    except DataError:
+        return
+    assert found is not None
+    assert msgspec.convert(msgspec.to_builtins(found), Event) == found
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_pieces_of_json_lines_hold_every_row_once(folder: Path) -> None:
 
     read = [
         row["message_id"]
-        for start, end in zip(cuts, cuts[1:], strict=False)
+        for start, end in pairwise(cuts)
         for _, _, row in event_rows(Piece(file, start, end), IngestConfig())
         if isinstance(row, dict)
     ]
@@ -363,7 +363,7 @@ def test_a_line_that_is_no_row_is_said_to_be_none(folder: Path) -> None:
     said = [str(row) if isinstance(row, DataError) else row for _, _, row in rows]
 
     assert said[:2] == [{"a": 1}, "not a JSON object"]
-    assert said[2].startswith("not JSON: ")
+    assert str(said[2]).startswith("not JSON: ")
     assert said[3:] == ["not UTF-8 at byte 0", {"a": "\ud800"}]
 
 

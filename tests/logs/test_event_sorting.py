@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,14 @@ from iterppo.config import EventMapping, IngestConfig
 from iterppo.errors import DataError
 from iterppo.logs import event_sorting
 from iterppo.logs.event_logs import Event, event_of, event_rows, load_mapping
-from iterppo.logs.event_sorting import EventConversation, EventSpill
+from iterppo.logs.event_sorting import (
+    EventConversation,
+    EventShare,
+    EventSpill,
+    event_files,
+    grouped_by_share,
+    num_shares,
+)
 from iterppo.logs.records import LogConversation, parse_line
 from iterppo.logs.sources import LogFile, Piece
 
@@ -39,7 +47,8 @@ def conversations(folder: Path, events: Sequence[Event]) -> list[EventConversati
     spill = EventSpill(folder)
     for line, each in enumerate(events, 1):
         spill.add(each, 0, line)
-    return list(spill.conversations())
+    spill.close()
+    return list(EventShare(folder).conversations())
 
 
 def only(folder: Path, *events: Event) -> EventConversation:
@@ -60,16 +69,14 @@ def rejected(found: EventConversation) -> list[tuple[int, str]]:
     return [(each.line, each.reason) for each in found.rejected]
 
 
-def read(path: Path, mapping: EventMapping, folder: Path) -> list[LogConversation]:
-    """The conversations of an event log, in the order of their ids."""
+def events_of(path: Path, mapping: EventMapping) -> list[Event]:
+    """The messages of an event log that has no mistakes."""
+    found = []
     config = IngestConfig(mapping=mapping)
-    spill = EventSpill(folder)
-    for number, _, row in event_rows(Piece(LogFile(str(path), str(path))), config):
+    for _, _, row in event_rows(Piece(LogFile(str(path), str(path))), config):
         assert isinstance(row, dict), row
-        found = event_of(row, mapping)
-        if found:
-            spill.add(found, 0, number)
-    return in_order(spill.conversations())
+        found.append(event_of(row, mapping))
+    return [each for each in found if each]
 
 
 def in_order(found: Any) -> list[LogConversation]:
@@ -112,7 +119,8 @@ def test_other_messages_of_one_time_stand_in_the_order_of_files_and_lines(
         which = sorted([(0, 9), (0, 12), (1, 1)]).index(place)
         spill.add(event(1, str(place), message_id=ids[which]), *place)
 
-    (found,) = spill.conversations()
+    spill.close()
+    (found,) = EventShare(tmp_path).conversations()
 
     assert found.origins == [(0, 9), (0, 12), (1, 1)]
 
@@ -227,16 +235,88 @@ def test_many_small_files_sorted_in_many_shares_give_the_same(
     one.mkdir()
     many.mkdir()
     whole = conversations(one, events)
-    monkeypatch.setattr(event_sorting, "SPILL_BYTES", 20_000)
-    monkeypatch.setattr(event_sorting, "SORT_BYTES", 20_000)
-    spills = [EventSpill(many), EventSpill(many)]
+    monkeypatch.setattr(event_sorting, "SPILL_BYTES", 40_000)
+    monkeypatch.setattr(event_sorting, "SORT_BYTES", 100_000)
+    spills = [EventSpill(many, "0"), EventSpill(many, "1")]
     for line, each in enumerate(events, 1):
         spills[line % 2].add(each, 0, line)
-    spills[0].close()
+    for spill in spills:
+        spill.close()
+    events_of_all = [pq.read_table(file) for file in event_files(many)]
+    brought_together = pa.concat_tables(events_of_all[::-1])
 
-    assert list(spills[1].conversations()) == whole
+    assert list(EventShare(many).conversations()) == whole
+    assert list(EventShare(many).conversations(brought_together)) == whole
     assert len(list(many.glob("events-*.parquet"))) > 5
     assert {each.conversation_id: texts_of(each) for each in in_order(whole)} == said
+
+
+@pytest.mark.parametrize("of", [1, 3, 7])
+def test_shares_have_every_conversation_once_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: int
+) -> None:
+    events = [event(n % 4, str(n), conversation_id=f"c{n // 4}") for n in range(160)]
+    whole = conversations(tmp_path, events)
+    monkeypatch.setattr(event_sorting, "SORT_BYTES", 2_000)
+    shares = [EventShare(tmp_path, number, of) for number in range(of)]
+    (file,) = event_files(tmp_path)
+    grouped = pa.concat_tables(grouped_by_share(of, file))
+    groups = [grouped.filter(pc.field("group") == number) for number in range(of)]
+
+    found = [list(share.conversations()) for share in shares]
+
+    assert [one for share in found for one in share] == whole
+    assert [
+        list(share.conversations(group)) for share, group in zip(shares, groups, strict=True)
+    ] == found
+
+
+def test_a_hash_at_the_edge_of_a_share_is_in_the_same_one_either_way(tmp_path: Path) -> None:
+    edges = [2**32 * edge // 7 + step for edge in range(1, 7) for step in (-1, 0, 1)]
+    conversations(tmp_path, [event(0, conversation_id=str(n)) for n in range(len(edges))])
+    (file,) = event_files(tmp_path)
+    pq.write_table(pq.read_table(file).set_column(0, "hash", pa.array(edges)), file)
+    (grouped,) = grouped_by_share(7, file)
+
+    found = [list(EventShare(tmp_path, number, 7).conversations()) for number in range(7)]
+
+    assert [len(one) for one in found] == [
+        grouped["group"].to_pylist().count(number) for number in range(7)
+    ]
+
+
+def test_a_spill_that_begins_again_replaces_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [event(n, str(n) * 5_000, conversation_id=f"c{n}") for n in range(9)]
+    monkeypatch.setattr(event_sorting, "SPILL_BYTES", 1_000)
+    killed = EventSpill(tmp_path, "4")
+    for line, each in enumerate(events[:6], 1):
+        killed.add(each, 0, line)
+    killed.close()
+    again = EventSpill(tmp_path, "4")
+    for line, each in enumerate(events, 1):
+        again.add(each, 0, line)
+    again.close()
+
+    found = list(EventShare(tmp_path).conversations())
+
+    assert sorted(text for one in found for text in texts(one)) == sorted(
+        each.content for each in events
+    )
+
+
+def test_shares_grow_in_number_with_the_events_and_not_with_their_order(tmp_path: Path) -> None:
+    events = [event(n, "x" * n, conversation_id=f"c{n}") for n in range(50)]
+    sizes = set()
+    for name, chosen in (("0", events), ("1", events[::-1])):
+        spill = EventSpill(tmp_path, name)
+        for line, each in enumerate(chosen):
+            spill.add(each, 0, line)
+        sizes.add(spill.size_bytes)
+
+    assert len(sizes) == 1
+    assert [num_shares(size) for size in (0, 1, 2**27, 2**27 + 1, 2**30)] == [1, 1, 1, 2, 8]
 
 
 def test_a_message_of_200_kilobytes_comes_back_whole(tmp_path: Path) -> None:
@@ -259,7 +339,9 @@ def test_a_conversation_of_2000_turns_is_one(tmp_path: Path) -> None:
 
 
 def test_nothing_makes_no_conversation(tmp_path: Path) -> None:
-    assert list(EventSpill(tmp_path).conversations()) == []
+    EventSpill(tmp_path).close()
+
+    assert list(EventShare(tmp_path).conversations()) == []
 
 
 def test_where_there_is_no_room_to_sort_the_reason_is_said(
@@ -269,9 +351,10 @@ def test_where_there_is_no_room_to_sort_the_reason_is_said(
     spill = EventSpill(tmp_path)
     for line in range(5_000):
         spill.add(event(line, str(line)), 0, line)
+    spill.close()
 
     with pytest.raises(DataError, match="cannot be sorted") as raised:
-        list(spill.conversations())
+        list(EventShare(tmp_path).conversations())
 
     assert "\n" not in str(raised.value)
     assert str(raised.value).endswith("Is the disk full, or one conversation_id on most of them?")
@@ -280,18 +363,22 @@ def test_where_there_is_no_room_to_sort_the_reason_is_said(
 # --- the same conversations in every format ------------------------------------------------------
 
 
-def test_the_samples_hold_the_same_conversations(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "mapping"), [("events.jsonl", {}), ("events.csv", load_mapping(DATA / "events.toml"))]
+)
+def test_the_samples_hold_the_same_conversations(
+    tmp_path: Path, name: str, mapping: dict[str, Any]
+) -> None:
     lines = (DATA / "conversations.jsonl").read_bytes().splitlines()
-    expected = [parse_line(line) for line in lines]
-    for name in ("json", "csv"):
-        (tmp_path / name).mkdir()
 
-    assert read(DATA / "events.jsonl", EventMapping(), tmp_path / "json") == expected
-    mapping = EventMapping(**load_mapping(DATA / "events.toml"))
-    assert read(DATA / "events.csv", mapping, tmp_path / "csv") == expected
+    found = conversations(tmp_path, events_of(DATA / name, EventMapping(**mapping)))
+
+    assert in_order(found) == [parse_line(line) for line in lines]
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('",\n\r\0🙂'), max_size=9)
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from('",\n\r\0🙂'), max_size=9
+)
 NAMES = st.text(st.sampled_from('a,"ü\n'), min_size=1, max_size=4)
 
 
@@ -351,7 +438,7 @@ def rows_of(log: list[dict[str, Any]], knows_suggestions: bool) -> list[dict[str
     ]
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(a_log(), st.randoms(use_true_random=False))
 def test_a_log_gives_the_same_conversations_in_every_format(
     tmp_path_factory: Any, log: tuple[bool, list[dict[str, Any]]], noise: random.Random
@@ -379,12 +466,21 @@ def test_a_log_gives_the_same_conversations_in_every_format(
         table = table.set_column(table.column_names.index("time"), "time", times)
     pq.write_table(table, folder / "log.parquet")
 
+    events = []
     for name in ("log.jsonl", "log.csv", "log.parquet"):
-        (folder / f"{name}-sorted").mkdir()
-        assert read(folder / name, EventMapping(), folder / f"{name}-sorted") == expected, name
+        for each in events_of(folder / name, EventMapping()):
+            each.conversation_id = f"{name} {each.conversation_id}"
+            events.append(each)
+    found = in_order(conversations(folder, events))
+
+    of_format: dict[str, list[LogConversation]] = {}
+    for conversation in found:
+        name, _, conversation.conversation_id = conversation.conversation_id.partition(" ")
+        of_format.setdefault(name, []).append(conversation)
+    assert list(of_format.values()) == [expected] * 3 if expected else not of_format
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.data())
 def test_the_order_of_events_and_files_does_not_matter(tmp_path_factory: Any, data: Any) -> None:
     """Where the times differ, or the ids are numbers."""
@@ -404,13 +500,13 @@ def test_the_order_of_events_and_files_does_not_matter(tmp_path_factory: Any, da
     again = data.draw(st.permutations(events))
     copies = data.draw(st.sampled_from([[], events[:2]]))
     one, other = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
-    spills = [EventSpill(other), EventSpill(other)]
+    spills = [EventSpill(other, "0"), EventSpill(other, "1")]
     for place, each in enumerate([*again, *copies]):
         spills[place % 2].add(each, 1 - place % 2, place)
     for spill in spills:
         spill.close()
 
-    found = list(spills[0].conversations())
+    found = list(EventShare(other).conversations())
 
     assert in_order(found) == in_order(conversations(one, events))
     assert sum(each.num_copies for each in found) == len(copies)

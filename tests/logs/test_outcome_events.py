@@ -396,7 +396,7 @@ def test_the_table_knows_its_ids_and_cannot_be_changed(files: Files) -> None:
 def test_a_shared_table_is_pickled_as_its_path(
     files: Files, tmp_path: Path, num_events: int
 ) -> None:
-    table, config = files.table(*((f"c{n}", n) for n in range(50)), join="customer_id")
+    table, _ = files.table(*((f"c{n}", n) for n in range(50)), join="customer_id")
     if not num_events:
         table = attribute(table, ConversationSpans(), window=timedelta())
     assert len(table) == num_events
@@ -414,8 +414,9 @@ def test_a_shared_table_is_pickled_as_its_path(
 def test_times_are_read_as_the_configuration_says(tmp_path: Path) -> None:
     path = tmp_path / "events.csv"
     path.write_text("conversation_id,time\nc,01.05.2026 12:05\n")
-    settings = {"time_format": "%d.%m.%Y %H:%M", "time_zone": "Europe/Berlin"}
-    config = ByEvents(by="events", file=str(path), **settings)
+    config = ByEvents(
+        by="events", file=str(path), time_format="%d.%m.%Y %H:%M", time_zone="Europe/Berlin"
+    )
 
     label = from_events(load_events(config, cutoff=None), config)
 

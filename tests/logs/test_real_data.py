@@ -41,7 +41,9 @@ def ingested(
     log = real_data / f"{request.param}.jsonl.gz"
     folder = tmp_path_factory.mktemp(request.param)
     out, rejects = folder / "trajectories", folder / "rejects"
-    manifest = ingest.run(IngestConfig(), logs=[LogFile(str(log), str(log))], out=out, rejects=rejects)
+    manifest = ingest.run(
+        IngestConfig(), logs=[LogFile(str(log), str(log))], out=out, rejects=rejects
+    )
     with gzip.open(log, "rt", encoding="utf-8") as stream:
         lines = [json.loads(line) for line in stream]
     grouped = list(open_artifact(out, "trajectories").conversations())

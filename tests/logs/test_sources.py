@@ -196,7 +196,11 @@ def test_small_files_share_a_group_and_compressed_ones_are_read_whole(folder: Pa
 
     groups = pieces(files("a", "b", "c", "d.gz"), piece_bytes=10)
 
-    assert [[piece.file.name for piece in group] for group in groups] == [["a", "b"], ["c"], ["d.gz"]]
+    assert [[piece.file.name for piece in group] for group in groups] == [
+        ["a", "b"],
+        ["c"],
+        ["d.gz"],
+    ]
     assert [piece.end for group in groups for piece in group] == [5, 5, 5, None]
 
 

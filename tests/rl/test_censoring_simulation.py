@@ -21,7 +21,7 @@ from iterppo.logs.censoring import Clock, is_censored
 from iterppo.logs.conversations import Cut, TurnTable
 from iterppo.logs.outcomes import from_marks
 from iterppo.logs.records import LogConversation, LogMessage
-from iterppo.rl.return_batches import Weighting, pay
+from iterppo.rl.return_batches import Weighting, count_seen, pay
 from iterppo.stages.returns import run
 
 CUTOFF = datetime(2026, 6, 1, tzinfo=UTC)
@@ -136,7 +136,8 @@ def estimates(
     found = []
     for turns in logs(process):
         cap = ReturnsConfig().max_weight
-        weighting = Weighting.of_log([turns], fate_known_until, max_weight=cap)
+        seen = count_seen(turns, fate_known_until)
+        weighting = Weighting(seen, fate_known_until, max_weight=cap)
         found.append(pay(turns, gamma=gamma, weighting=weighting).moments.metrics(weighting))
     return found
 

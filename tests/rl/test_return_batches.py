@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iterppo.rl.return_batches import Moments, Paid, Weighting, pay
+from iterppo.rl.return_batches import Moments, Paid, Weighting, count_seen, pay, sum_seen
 from iterppo.rl.returns import monte_carlo_returns
 
 MIDNIGHT = datetime(2026, 5, 1, tzinfo=UTC)
@@ -55,7 +55,8 @@ def at(hour: int) -> np.datetime64:
 def both_passes(
     batches: list[pa.Table], until: np.datetime64 | None, *, max_weight: float = 20.0
 ) -> tuple[list[Paid], Weighting]:
-    weighting = Weighting.of_log(batches, until, max_weight=max_weight)
+    seen = sum_seen(count_seen(batch, until) for batch in batches)
+    weighting = Weighting(seen, until, max_weight=max_weight)
     return [pay(batch, gamma=0.9, weighting=weighting) for batch in batches], weighting
 
 
