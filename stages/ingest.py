@@ -1,13 +1,13 @@
 """`iterppo ingest`: logs -> trajectories@2, rejects@1."""
 
+from __future__ import annotations
+
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from iterppo.artifact import ArtifactWriter, InputRecord, Manifest
 from iterppo.config import ByClassifier, ByEvents, IngestConfig, parse_duration
@@ -34,6 +34,9 @@ from iterppo.logs.reading import (
 )
 from iterppo.logs.sources import LogFile, log_records, pieces
 from iterppo.progress import progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Found = TypeVar("Found")
 

@@ -272,6 +272,34 @@ def test_ingest_takes_a_conversation_of_2000_turns(tmp_path: Path) -> None:
     assert returns.tolist() == pytest.approx([0.99 ** (1_999 - n) for n in range(2_000)])
 
 
+@pytest.mark.parametrize(
+    "name", ["conversation_id", "customer_id", "business_id", "policy_version", "persona"]
+)
+def test_a_name_that_is_a_whole_text_is_rejected_since_every_row_would_repeat_it(
+    name: str, tmp_path: Path
+) -> None:
+    long = json.loads(line("c", customer("a"))) | {name: "x" * 1_001}
+    short = json.loads(line("d", customer("b"))) | {name: "x" * 990}
+
+    found = ingested(tmp_path, json.dumps(long).encode() + b"\n" + json.dumps(short).encode())
+
+    assert found.texts() == [("b", None)]
+    assert found.reasons() == [
+        (1, f"{name}: is too long, names have up to 1000 characters together")
+    ]
+
+
+def test_a_fact_that_no_policy_could_read_is_rejected(tmp_path: Path) -> None:
+    content = b"".join(
+        line(f"{size}", customer("a"), meta={"product": "x" * size}) for size in (10_000, 10_001)
+    )
+
+    found = ingested(tmp_path, content, facts=["product"])
+
+    assert [row["conversation_id"] for row in found.rows] == ["10000"]
+    assert found.reasons() == [(2, "meta.product: is longer than 10000 characters")]
+
+
 # --- lines and files -----------------------------------------------------------------------------
 
 

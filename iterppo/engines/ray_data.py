@@ -138,7 +138,7 @@ class RayData:
         rows = [{"number": n, "task": cloudpickle.dumps(item)} for n, item in enumerate(items)]
         if not rows:
             return
-        work = functools.partial(_work, _Place.here(), function)
+        work = functools.partial(_work, _Place.here(), cloudpickle.dumps(function))
         with _max_retries() as option:
             done = _dataset(rows).map(work, **option)
         for _, outcome in _in_order(done, range(len(rows))):
@@ -152,6 +152,7 @@ class RayData:
         files: Sequence[Path],
     ) -> Iterator[Result]:
         """See `Engine`; a group has to fit into the memory of its worker."""
+        from ray import cloudpickle
         from ray.data.context import ShuffleStrategy
 
         done: Any = None
@@ -162,7 +163,8 @@ class RayData:
             # what is lost of this one's Ray makes again.
             dataset.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
             read = functools.partial(_read, place, tables, list(groups))
-            work = functools.partial(_work_on_group, place, function, dict(groups))
+            tasks = {number: cloudpickle.dumps(item) for number, item in groups.items()}
+            work = functools.partial(_work_on_group, place, cloudpickle.dumps(function), tasks)
             with _max_retries() as option:
                 rows = dataset.map_batches(read, batch_size=None, batch_format="pyarrow", **option)
                 done = rows.groupby("group").map_groups(work, batch_format="pyarrow", **option)
@@ -211,12 +213,11 @@ def _in_order(dataset: Any, numbers: Iterable[int]) -> Iterator[tuple[int, bytes
         yield number, waiting.get(number)
 
 
-# --- on a worker ---------------------------------------------------------------------------------
+# --- on a worker: functions and tasks stay pickled until relative paths in them mean the same ----
 
 
-def _work(place: _Place, function: Callable[[Any], Any], row: dict[str, Any]) -> dict[str, Any]:
-    outcome = _outcome(place, lambda: function(pickle.loads(row["task"])))
-    return {"number": row["number"], "outcome": outcome}
+def _work(place: _Place, function: bytes, row: dict[str, Any]) -> dict[str, Any]:
+    return {"number": row["number"], "outcome": _outcome(place, function, row["task"])}
 
 
 def _read(
@@ -236,20 +237,20 @@ def _read(
 
 
 def _work_on_group(
-    place: _Place, function: Callable[[Any, Any], Any], groups: Mapping[int, Any], rows: pa.Table
+    place: _Place, function: bytes, tasks: Mapping[int, bytes], rows: pa.Table
 ) -> pa.Table:
     import pyarrow as pa
 
     number = rows["group"][0].as_py()
-    outcome = _outcome(place, lambda: function(groups[number], rows))
+    outcome = _outcome(place, function, tasks[number], rows)
     return pa.table({"number": [number], "outcome": [outcome]})
 
 
-def _outcome(place: _Place, work: Callable[[], Any]) -> bytes:
+def _outcome(place: _Place, function: bytes, task: bytes, *rows: pa.Table) -> bytes:
     """A result, or an error that the user can mend: Ray would make a traceback of it."""
     try:
         place.enter()
-        return pickle.dumps((work(), None))
+        return pickle.dumps((pickle.loads(function)(pickle.loads(task), *rows), None))
     except IterPPOError as error:
         return pickle.dumps((None, error))
 

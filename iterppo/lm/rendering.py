@@ -46,9 +46,10 @@ def decisions(rows: Iterable[Mapping[str, Any]], *, system_prompt: str) -> Itera
     """States and actions of a conversation's turns, in order.
 
     The system message is the policy's prompt, and below it the facts that the configuration lets
-    the policy know of the conversation. Each c_i is a user message, each a_i an assistant message; what the business really sent, where
-    it differs from a_i, opens the next user message as a marked note. Turns without an action leave
-    no assistant message behind; what follows continues the user message.
+    the policy know of the conversation. Each c_i is a user message, each a_i an assistant message;
+    what the business really sent, where it differs from a_i, opens the next user message as a
+    marked note. Turns without an action leave no assistant message behind; what follows continues
+    the user message.
     """
     messages: list[Message] = []
     note: str | None = None

@@ -58,6 +58,8 @@ _BYTES_PER_BATCH = 4 * 2**20
 _REJECTS_PER_GROUP = 1_024
 _CHARACTERS_PER_GROUP = 4 * 2**20
 _MAX_RAW = 2**20
+_MAX_NAMES = 1_000
+_MAX_FACTS = 10_000
 _MAX_REASON = 1_000
 _MAX_REASONS = 1_000
 
@@ -272,6 +274,7 @@ class Taking:
         """Take a conversation, or reject its lines."""
         config = self.reader.config
         try:
+            _check_names(conversation)
             key = split_key(conversation, config.split_by)
         except DataError as error:
             self._reject(lines, number, str(error))
@@ -535,5 +538,23 @@ def facts_of(meta: Any, names: Sequence[str]) -> str | None:
             raise DataError(f"meta.{name}: half a character at {error.start}") from None
         except RecursionError:
             raise DataError(f"meta.{name}: is nested too deeply") from None
+        if len(text) > _MAX_FACTS:  # every row repeats them
+            raise DataError(f"meta.{name}: is longer than {_MAX_FACTS} characters")
         lines.append(f"{name}: {' '.join(text.split())}")
     return "\n".join(lines) or None
+
+
+def _check_names(conversation: LogConversation) -> None:
+    """Refuse names that are whole texts: every row repeats them, and rows there are thousands.
+
+    Raises:
+        DataError: If they are.
+    """
+    one = conversation
+    others = (one.customer_id, one.business_id, one.policy_version, one.persona)
+    if len(one.conversation_id) + sum(map(len, filter(None, others))) > _MAX_NAMES:
+        names = ("conversation_id", "customer_id", "business_id", "policy_version", "persona")
+        longest = max(names, key=lambda name: len(getattr(one, name) or ""))
+        raise DataError(
+            f"{longest}: is too long, names have up to {_MAX_NAMES} characters together"
+        )

@@ -103,7 +103,7 @@ def test_durations(text: str, duration: timedelta) -> None:
 
 @pytest.mark.parametrize("text", ["", "7", "d", "7 d", "-1d", "1y", "7days", "1" + "0" * 20 + "w"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="duration|calendar"):
+    with pytest.raises(ValueError, match=r"duration|calendar"):
         parse_duration(text)
 
 
