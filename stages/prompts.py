@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iterppo.lm.policy import PolicySettings
     from iterppo.lm.rendering import Renderer
 
-STATES_PER_PROCESS = 50_000
+STATES_PER_PROCESS = 200_000
 """Fewer are done before another process has begun."""
 
 

@@ -118,7 +118,9 @@ def test_an_address_at_which_nobody_listens_is_refused_at_once(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
 
     with (
-        pytest.raises(UsageError, match=r"^RAY_ADDRESS=127.0.0.1:1: no cluster answers \(.*refuse"),
+        pytest.raises(
+            UsageError, match=r"^RAY_ADDRESS=127.0.0.1:1: .* cannot be joined \(.*refused"
+        ),
         open_engine("ray", workers=2),
     ):
         pass
@@ -205,12 +207,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ingested(files: list[str], engine: Any, **settings: Any) -> tuple[Manifest, Manifest]:
+def ingested(
+    files: list[str], engine: Any, *, workers: int = 1, **settings: Any
+) -> tuple[Manifest, Manifest]:
     """Trajectories and rejects."""
     config = IngestConfig(max_reject_rate=1.0, **settings)
     out, rejects = Path(engine), Path(f"{engine}-rejects")
     logs = [LogFile(name, name) for name in files]
-    ingest.run(config, logs=logs, out=out, rejects=rejects, workers=1, engine=engine)
+    ingest.run(config, logs=logs, out=out, rejects=rejects, workers=workers, engine=engine)
     return open_artifact(out).manifest, open_artifact(rejects).manifest
 
 
@@ -218,6 +222,30 @@ def the_same(*manifests: Manifest) -> bool:
     """Whether they say the same of the same bytes."""
     said = [(one.digest, one.counts, one.metrics, one.fingerprint) for one in manifests]
     return all(each == said[0] for each in said)
+
+
+@pytest.mark.slow
+def test_an_event_log_makes_the_same_in_whatever_pieces_and_processes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(name: str) -> list[dict[str, Any]]:
+        return list(open_artifact(folder / name).rows())
+
+    pieces = ingested(["b.jsonl"], "local", **BOOKED)
+    rejects = rows("local-rejects")
+    processes = ingested(["b.jsonl"], "local", workers=2, **BOOKED)
+    monkeypatch.setattr(sources, "PIECE_BYTES", 10**9)
+    whole = ingested(["b.jsonl"], "local", **BOOKED)
+
+    assert the_same(pieces[0], processes[0])
+    assert the_same(pieces[1], processes[1])
+    assert the_same(pieces[0], whole[0])
+    assert rows("local-rejects") == rejects
+    assert {row["reason"].partition(":")[0] for row in rejects} == {"role", "time"}
+    lines = (folder / "b.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [row["raw"] for row in rejects if "role" in row["reason"]] == [
+        lines[row["line"] - 1] for row in rejects if "role" in row["reason"]
+    ]
 
 
 @on_ray

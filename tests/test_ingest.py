@@ -80,7 +80,7 @@ def test_ingest_counts_empty_and_one_sided_conversations_wherever_they_stand(
     messages_per_group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "_MESSAGES_PER_GROUP", messages_per_group)
-    monkeypatch.setattr(reading, "_CONVERSATIONS_PER_BATCH", 1)
+    monkeypatch.setattr(reading, "_BYTES_PER_BATCH", 1)
     empty = [line("e1"), line("e2", customer(" "), business("")), line("e3")]
     one_sided = [line("s1", customer("anyone?")), line("s2", business("hello?"))]
 

@@ -528,10 +528,10 @@ def kill_in_the_middle(
 
 MIDDLES = [
     pytest.param("rollout", "iterppo.lm.generation:sample", 2, id="rollout, at its second turn"),
-    pytest.param("ingest", "iterppo.stages.ingest:parse_line", 30, id="ingest, half of the log"),
+    pytest.param("ingest", "iterppo.logs.reading:decode_line", 30, id="ingest, half of the log"),
     pytest.param("init", "iterppo.lm.cloning:_loss", 10, id="init, half of the steps"),
-    pytest.param("returns", "iterppo.stages.returns:monte_carlo_returns", 30, id="returns, half"),
-    pytest.param("fit-q", "iterppo.lm.q_fitting:_loss", 4, id="fit-q, half of the steps"),
+    pytest.param("returns", "iterppo.rl.return_batches:pay", 1, id="returns, its batch"),
+    pytest.param("fit-q", "iterppo.lm.q_fitting:_weighted_loss", 4, id="fit-q, half of the steps"),
     pytest.param("prompts", "iterppo.lm.rendering:Renderer.fit", 90, id="prompts, half of them"),
     pytest.param("ppo", "iterppo.lm.ppo:PPOTrainer._compute_loss", 3, id="ppo, its third step"),
     pytest.param("export", "iterppo.lm.export:check_export", 1, id="export, before its check"),

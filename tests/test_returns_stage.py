@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from iterppo.artifact import ArtifactWriter, Manifest, open_artifact
+from iterppo.artifact import ArtifactWriter, Manifest, open_artifact, writing
 from iterppo.config import ByConversation, ByEvents, IngestConfig, ReturnsConfig
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import arrow_schema
@@ -98,6 +98,38 @@ def test_a_log_of_many_batches_is_paid_conversation_by_conversation(
     assert [weight_N[f"c{number}"] > 0 for number in range(4_000)] == (~censored_N).tolist()
     if weights == "none":
         assert set(weight_N.values()) == {0.0, 1.0}
+
+
+def test_parts_and_processes_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = np.random.default_rng(1).integers(1, 9, size=300)
+    columns = {
+        "conversation_id": np.repeat([f"c{number}" for number in range(300)], lengths),
+        "turn": np.concatenate([np.arange(length) + 1 for length in lengths]),
+        "reward": np.arange(lengths.sum()) % 7 / 7,
+        "censored": np.repeat(np.arange(300) % 3 == 0, lengths),
+    }
+    whole = trajectories(tmp_path / "whole", columns)
+    monkeypatch.setattr(writing, "_ROWS_PER_PART", 100)
+    cut = trajectories(tmp_path / "cut", columns, rows_per_group=7)
+    num_stretches = len(open_artifact(cut).stretches())
+    assert 1 < num_stretches < len(open_artifact(cut).parts())
+
+    made = [
+        run(ReturnsConfig(), trajectories=source, out=tmp_path / f"{number}", workers=workers)
+        for number, (source, workers) in enumerate([(whole, 1), (cut, 1), (cut, 2)])
+    ]
+
+    in_one_part, in_parts, in_processes = (
+        open_artifact(tmp_path / str(number), "returns") for number in range(3)
+    )
+    assert list(in_parts.rows()) == list(in_one_part.rows())
+    assert len(in_parts.parts()) == num_stretches
+    assert in_processes.manifest.digest == in_parts.manifest.digest
+    assert made[0].counts == made[1].counts == made[2].counts
+    assert made[0].metrics == pytest.approx(made[1].metrics)
+    assert made[1].metrics == made[2].metrics
 
 
 def one_turn_each(hours_before_cutoff: list[float]) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """Streaming whole conversations out of an artifact, whatever its parts and row groups are."""
 
+import itertools
+import pickle
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iterppo.artifact import Artifact, ArtifactWriter, open_artifact
+from iterppo.artifact import Artifact, ArtifactWriter, open_artifact, writing
 from iterppo.config import ReturnsConfig
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import arrow_schema
@@ -51,6 +55,37 @@ def test_tables_hold_whole_conversations_and_all_of_them_in_order(
         assert table["turn"][0].as_py() == 1
     for table in tables[:-1]:
         assert len(table) >= rows
+
+
+@settings(max_examples=40)
+@given(
+    lengths=st.lists(st.integers(1, 12), max_size=12),
+    rows_per_group=st.integers(1, 8),
+    rows_per_part=st.integers(1, 20),
+)
+def test_stretches_hold_whole_conversations_and_all_parts_in_order(
+    lengths: list[int], rows_per_group: int, rows_per_part: int
+) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(writing, "_ROWS_PER_PART", rows_per_part),
+    ):
+        artifact = write(Path(folder, "x"), lengths, rows_per_group)
+
+        stretches = pickle.loads(pickle.dumps(artifact.stretches()))
+
+        found = [list(stretch.conversations(COLUMNS)) for stretch in stretches]
+        expected = list(artifact.conversations(COLUMNS))
+        tables = [table for one in stretches for table in one.whole_batches(COLUMNS)]
+        rows_of_parts = [pq.read_metadata(part).num_rows for part in artifact.parts()]
+    assert [part for stretch in stretches for part in stretch.parts()] == artifact.parts()
+    assert [turns for stretch in found for turns in stretch] == expected
+    assert sum(len(table) for table in tables) == sum(lengths)
+    first_turns = [stretch[0][0]["turn"] for stretch in found if stretch]
+    assert first_turns == [1] * len(first_turns)
+    starts = set(itertools.accumulate(lengths))
+    ends_of_parts = itertools.accumulate(rows_of_parts[:-1])
+    assert len(stretches) == 1 + sum(end in starts for end in ends_of_parts)
 
 
 def test_no_more_is_held_than_asked_for_but_for_the_conversation_at_the_edge(

@@ -81,7 +81,14 @@ class PartWriter:
         table = table.cast(self._schema)
         table.validate(full=True)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self.path, self._schema, compression="zstd")
+            without = ROWS[self.kind].no_dictionary
+            chosen = [name for name in self._schema.names if name not in without]
+            self._writer = pq.ParquetWriter(
+                self.path,
+                self._schema,
+                compression="zstd",
+                use_dictionary=chosen if without else True,
+            )
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self.rows += table.num_rows
 

@@ -10,6 +10,7 @@ class RejectsRow(Row):
 
     kind: ClassVar[str] = "rejects"
     one_row_is: ClassVar[str] = "a line of a log that was not taken"
+    no_dictionary: ClassVar[frozenset[str]] = frozenset({"raw"})
 
     source: str = column("File that the line stands in, as it was named.")
     line: int = column("Line number, from 1.")

@@ -10,6 +10,7 @@ class ReturnsRow(Row):
 
     kind: ClassVar[str] = "returns"
     one_row_is: ClassVar[str] = "a turn, in the order of the trajectories"
+    no_dictionary: ClassVar[frozenset[str]] = frozenset({"conversation_id"})
 
     conversation_id: str = column("Conversation.")
     turn: int = column("i, from 1.", arrow="int32")

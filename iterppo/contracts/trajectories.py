@@ -18,6 +18,9 @@ class TrajectoriesRow(Row):
     version: ClassVar[int] = 2  # 2: customer_id, business_id, facts
     readable_versions: ClassVar[tuple[int, ...]] = (1, 2)
     one_row_is: ClassVar[str] = "a turn; all turns of a conversation are neighbours, in order"
+    no_dictionary: ClassVar[frozenset[str]] = frozenset(
+        {"conversation_id", "customer", "suggestion", "sent", "customer_after"}
+    )
 
     conversation_id: str = column("Conversation, unique in the artifact.")
     turn: int = column("i, from 1, in the order of the conversation.", arrow="int32")

@@ -69,8 +69,10 @@ def ray_data(workers: int) -> Iterator[RayData]:
         where = {"address": address}
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise _unreachable(address, error) from None
+    except (ConnectionError, RuntimeError) as error:  # the latter for another version of Ray
+        if where["address"] == "local":
+            raise
+        raise _not_joined(address, error) from None
     try:
         yield RayData()
     finally:
@@ -85,14 +87,13 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), _ANSWERS_WITHIN_S).close()
     except OSError as error:
-        raise _unreachable(address, error) from None
+        raise _not_joined(address, error) from None
 
 
-def _unreachable(address: str, error: OSError) -> UsageError:
-    reason = str(error).partition("\n")[0]
+def _not_joined(address: str, error: Exception) -> UsageError:
     return UsageError(
-        f"RAY_ADDRESS={address}: no cluster answers ({reason}). Check it, or unset it: then one is "
-        "started here."
+        f"RAY_ADDRESS={address}: that cluster cannot be joined ({error}). Check it, or unset it: "
+        "then one is started here."
     )
 
 

@@ -8,27 +8,23 @@ business's message carries it. Messages after it are cut: the conversation ended
 A conversation whose outcome was reached before any decision has no turns.
 
 Many conversations are worked on together, column by column, their messages laid end to end. Shapes:
-C conversations, M messages, S sides (consecutive messages of one role), T turns; `owner` is the
-conversation that each belongs to.
+C conversations, M messages, B messages of the business, P messages that take part, S sides
+(consecutive messages of one role), T turns; `owner` is the conversation that each belongs to.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgspec
 
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import arrow_schema
 from iterppo.logs.censoring import is_censored
+from iterppo.logs.message_columns import Messages
 from iterppo.logs.outcomes import Label, combine, from_conversation, from_marks
-from iterppo.logs.records import LogConversation, LogMessage
-from iterppo.logs.suggestions import Adoptions, derive_adoptions, said_together, text_or_none
-from iterppo.logs.time_columns import time_column
+from iterppo.logs.records import LogConversation
+from iterppo.logs.suggestions import Adoptions, derive_adoptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,31 +43,146 @@ class Cut(NamedTuple):
     facts: str | None = None
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """Consecutive messages of one role. `spoken` are the messages that take part: not cut, and
-    either with a text or a decision of the assistant."""
+class TurnTable:
+    """Turns of many conversations."""
 
-    spoken: Array
-    """Indices of messages."""
-    start_S: Array
-    """Where in `spoken` each side begins."""
-    owner_S: Array
-    is_customer_S: Array
-    texts: list[str | None]
-    num_cut: int
-    num_blank: int
+    def __init__(self, adoptions: Adoptions | None = None) -> None:
+        self.adoptions = adoptions or Adoptions()
+        self.counts: Counter[str] = Counter()
+        self.num_messages = 0
+        self._waiting: list[Cut] = []
+        self.num_waiting = 0
+        """Messages that are not in columns yet."""
+        self._messages: list[Messages] = []
+        self._known: list[tuple[Any, ...]] = []
 
-    def messages_of(self, side: int) -> Array:
-        """Indices of the messages that a side was joined from."""
-        end = self.start_S[side + 1] if side + 1 < len(self.start_S) else len(self.spoken)
-        return self.spoken[self.start_S[side] : end]
+    def __len__(self) -> int:
+        return len(self._known) + len(self._waiting)
 
-    def last_message_S(self) -> Array:
-        """Index of each side's last message."""
+    def add(self, cut: Cut) -> None:
+        """Append a conversation."""
+        self._waiting.append(cut)
+        num_messages = len(cut.conversation.messages)
+        self.num_messages += num_messages
+        self.num_waiting += num_messages
+
+    def lay_out(self, time_M: pa.Array | None = None) -> None:
+        """Put what was added since the last call into columns, so that its objects can go; `time_M`
+        are the times of its messages, where they are known already."""
+        waiting, self._waiting, self.num_waiting = self._waiting, [], 0
+        conversations = [cut.conversation for cut in waiting]
+        self._messages.append(Messages.of(conversations, time_M))
+        self._known += [
+            (
+                len(one.messages),
+                one.ignored,
+                cut.label.position,
+                bool(cut.label.reached),
+                cut.censored,
+                one.conversation_id,
+                cut.split,
+                one.policy_version or None,
+                one.persona or None,
+                one.customer_id or None,
+                one.business_id or None,
+                cut.facts,
+            )
+            for cut, one in zip(waiting, conversations, strict=True)
+        ]
+
+    def take(self) -> pa.Table:
+        """The turns of what was added since the last call, as a table of trajectories@2; what
+        became of the messages is added to `counts`."""
+        if self._waiting or not self._messages:
+            self.lay_out()
+        messages, known = Messages.concatenate(self._messages), _Known.of(self._known)
+        self._messages, self._known, self.num_messages = [], [], 0
+        sides = _join(messages, known)
+        turns = _pair(known, sides)
+        self._count(messages, known, sides, turns)
+        return _table(messages, known, sides, turns, self.adoptions)
+
+    def _count(self, messages: Messages, known: _Known, sides: _Sides, turns: _Turns) -> None:
         import numpy as np
 
-        return self.spoken[np.append(self.start_S[1:], len(self.spoken))[: len(self.start_S)] - 1]
+        has_turns_C = np.zeros(len(known.length_C), dtype=bool)
+        has_turns_C[turns.owner_T] = True
+        counts = self.counts
+        counts["messages"] += len(messages)
+        counts["messages_ignored"] += int(known.ignored_C.sum())
+        counts["messages_cut_after_outcome"] += sides.num_cut
+        counts["messages_blank"] += sides.num_blank
+        counts["messages_joined"] += len(sides.message_P) - len(sides.owner_S)
+        counts["sides"] += len(sides.owner_S)
+        counts["turns"] += len(turns.owner_T)
+        counts["conversations"] += len(has_turns_C)
+        counts["conversations_without_turns"] += int(np.sum(~has_turns_C))
+        censored = int(np.sum(known.censored_C & has_turns_C))
+        counts["conversations_censored"] += censored
+        counts["conversations_terminal"] += int(has_turns_C.sum()) - censored
+        counts["conversations_with_times_backwards"] += _count_backwards(messages.time_M, sides)
+        counts["outcomes"] += int(np.sum(known.reached_C & has_turns_C))
+        with_turns = known.texts["split"].filter(has_turns_C)
+        for one in with_turns.value_counts().to_pylist():
+            counts[f"conversations_{one['values']}"] += one["counts"]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of conversations as a whole."""
+
+    length_C: Array
+    ignored_C: Array
+    last_kept_C: Array
+    """Number, within the conversation, of the last message that is not cut."""
+    reached_C: Array
+    censored_C: Array
+    texts: dict[str, pa.Array]
+    """By column of trajectories@2."""
+
+    @classmethod
+    def of(cls, rows: list[tuple[Any, ...]]) -> _Known:
+        """Rows as `TurnTable.lay_out` makes them."""
+        import numpy as np
+        import pyarrow as pa
+
+        columns = list(zip(*rows, strict=True)) or [()] * 12
+        length, ignored, position, reached, censored, *texts = columns
+        to_the_end = max(length, default=0)
+        last_kept = [to_the_end if one is None else one for one in position]
+        names = (
+            *("conversation_id", "split", "policy_version", "persona"),
+            *("customer_id", "business_id", "facts"),
+        )
+        return cls(
+            length_C=np.array(length, dtype=np.int64),
+            ignored_C=np.array(ignored, dtype=np.int64),
+            last_kept_C=np.array(last_kept, dtype=np.int64),
+            reached_C=np.array(reached, dtype=bool),
+            censored_C=np.array(censored, dtype=bool),
+            texts={
+                name: pa.array(values, pa.string())
+                for name, values in zip(names, texts, strict=True)
+            },
+        )
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Consecutive messages of one role. Only messages take part that are not cut, and that have
+    a text or are a decision of the assistant."""
+
+    message_P: Array
+    """Which message it is."""
+    side_P: Array
+    end_S: Array
+    """Where each side's messages end, among those that take part."""
+    owner_S: Array
+    is_customer_S: Array
+    text_S: pa.Array
+    """Null for a decision after which nothing was sent."""
+    num_cut: int
+    num_blank: int
 
 
 @dataclass(frozen=True)
@@ -85,102 +196,47 @@ class _Turns:
     """c_{i+1} where it came with the outcome."""
 
 
-class TurnTable:
-    """Turns of many conversations."""
-
-    def __init__(self, adoptions: Adoptions | None = None) -> None:
-        self.adoptions = adoptions or Adoptions()
-        self.counts: Counter[str] = Counter()
-        self.num_messages = 0
-        self._cuts: list[Cut] = []
-
-    def add(self, cut: Cut) -> None:
-        """Append a conversation."""
-        self._cuts.append(cut)
-        self.num_messages += len(cut.conversation.messages)
-
-    def __len__(self) -> int:
-        return len(self._cuts)
-
-    def take(self) -> pa.Table:
-        """The turns of what was added since the last call, as a table of trajectories@2; what
-        became of the messages is added to `counts`."""
-        cuts, self._cuts, self.num_messages = self._cuts, [], 0
-        messages = [message for cut in cuts for message in cut.conversation.messages]
-        sides = _join(cuts, messages)
-        turns = _pair(cuts, sides)
-        self._count(cuts, len(messages), sides, turns)
-        time_M = time_column([message.time for message in messages])
-        self.counts["conversations_with_times_backwards"] += _count_backwards(time_M, sides)
-        return _table(cuts, messages, time_M, sides, turns, self.adoptions)
-
-    def _count(self, cuts: Sequence[Cut], num_messages: int, sides: _Sides, turns: _Turns) -> None:
-        import numpy as np
-
-        has_turns_C = np.zeros(len(cuts), dtype=bool)
-        has_turns_C[turns.owner_T] = True
-        counts = self.counts
-        counts["messages"] += num_messages
-        counts["messages_ignored"] += sum(cut.conversation.ignored for cut in cuts)
-        counts["messages_cut_after_outcome"] += sides.num_cut
-        counts["messages_blank"] += sides.num_blank
-        counts["messages_joined"] += len(sides.spoken) - len(sides.owner_S)
-        counts["sides"] += len(sides.owner_S)
-        counts["turns"] += len(turns.owner_T)
-        counts["conversations"] += len(cuts)
-        counts["conversations_without_turns"] += int(np.sum(~has_turns_C))
-        with_turns = list(itertools.compress(cuts, has_turns_C.tolist()))
-        censored = sum(cut.censored for cut in with_turns)
-        counts["conversations_censored"] += censored
-        counts["conversations_terminal"] += len(with_turns) - censored
-        counts["outcomes"] += sum(bool(cut.label.reached) for cut in with_turns)
-        for split, number in Counter(cut.split for cut in with_turns).items():
-            counts[f"conversations_{split}"] += number
-
-
-def _join(cuts: Sequence[Cut], messages: Sequence[LogMessage]) -> _Sides:
+def _join(messages: Messages, known: _Known) -> _Sides:
     """Leave out what was cut and what is blank, and join what is left by role."""
     import numpy as np
 
-    num_M = len(messages)
-    num_messages_C = np.fromiter((len(cut.conversation.messages) for cut in cuts), np.int64)
-    owner_M = np.repeat(np.arange(len(cuts)), num_messages_C)
-    last_kept_C = np.fromiter(
-        (num_M if cut.label.position is None else cut.label.position for cut in cuts), np.int64
-    )
-    start_C = np.cumsum(num_messages_C) - num_messages_C
-    kept_M = np.arange(num_M) <= (start_C + last_kept_C)[owner_M]
-    content = [message.content for message in messages]
-    blank_M = np.fromiter([not text or text.isspace() for text in content], bool, num_M)
-    silent_M = blank_M.copy()
-    for number in np.flatnonzero(blank_M & kept_M).tolist():
-        silent_M[number] = not messages[number].is_decision
-    spoken = np.flatnonzero(kept_M & ~silent_M)
-    is_customer_M = np.fromiter([m.role == "customer" for m in messages], bool, num_M)
-    owner, is_customer = owner_M[spoken], is_customer_M[spoken]
-    begins = np.ones(len(spoken), dtype=bool)
-    begins[1:] = (owner[1:] != owner[:-1]) | (is_customer[1:] != is_customer[:-1])
-    start_S = np.flatnonzero(begins)
-    length_S = np.diff(start_S, append=len(spoken))
-    texts: list[str | None] = [content[number] for number in spoken[start_S].tolist()]
-    for side in np.flatnonzero(blank_M[spoken[start_S]]).tolist():
-        texts[side] = None  # a decision after which nothing was sent
-    for side in np.flatnonzero(length_S > 1).tolist():
-        start = start_S[side]
-        parts = (content[number] for number in spoken[start : start + length_S[side]].tolist())
-        texts[side] = "\n".join(text for text in parts if text and not text.isspace()) or None
+    owner_M = np.repeat(np.arange(len(known.length_C)), known.length_C)
+    start_C = np.cumsum(known.length_C) - known.length_C
+    is_kept_M = np.arange(len(messages)) <= (start_C + known.last_kept_C)[owner_M]
+    message_P = np.flatnonzero(is_kept_M & ~messages.is_silent_M)
+    owner_P, is_customer_P = owner_M[message_P], messages.is_customer_M[message_P]
+    begins_P = np.ones(len(message_P), dtype=bool)
+    begins_P[1:] = (owner_P[1:] != owner_P[:-1]) | (is_customer_P[1:] != is_customer_P[:-1])
+    start_S = np.flatnonzero(begins_P)
+    side_P = np.cumsum(begins_P) - 1
+    has_text_P = ~messages.is_blank_M[message_P]
     return _Sides(
-        spoken=spoken,
-        start_S=start_S,
-        owner_S=owner[start_S],
-        is_customer_S=is_customer[start_S],
-        texts=texts,
-        num_cut=int(np.sum(~kept_M)),
-        num_blank=int(np.sum(kept_M & silent_M)),
+        message_P=message_P,
+        side_P=side_P,
+        end_S=np.append(start_S[1:], len(message_P))[: len(start_S)],
+        owner_S=owner_P[start_S],
+        is_customer_S=is_customer_P[start_S],
+        text_S=_joined(
+            messages.content_M.take(message_P[has_text_P]), side_P[has_text_P], len(start_S)
+        ),
+        num_cut=int(np.sum(~is_kept_M)),
+        num_blank=int(np.sum(is_kept_M & messages.is_silent_M)),
     )
 
 
-def _pair(cuts: Sequence[Cut], sides: _Sides) -> _Turns:
+def _joined(texts: pa.Array, side: Array, num_S: int) -> pa.Array:
+    """Texts of each side, joined by a line break; null where it has none."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    num_texts_S = np.bincount(side, minlength=num_S)
+    end_S = np.append(0, np.cumsum(num_texts_S)).astype(np.int32)
+    lists = pa.ListArray.from_arrays(pa.array(end_S), texts, mask=pa.array(num_texts_S == 0))
+    return pc.binary_join(lists, "\n")
+
+
+def _pair(known: _Known, sides: _Sides) -> _Turns:
     """A turn begins with a customer's side, or with the business where it opens."""
     import numpy as np
 
@@ -197,8 +253,7 @@ def _pair(cuts: Sequence[Cut], sides: _Sides) -> _Turns:
     # outcome came with it: then no decision followed.
     closes_T = np.ones(num_T, dtype=bool)
     closes_T[:-1] = owner_T[1:] != owner_T[:-1]
-    reached_C = np.fromiter((bool(cut.label.reached) for cut in cuts), bool, len(cuts))
-    is_after_T = closes_T & (business_T < 0) & reached_C[owner_T]
+    is_after_T = closes_T & (business_T < 0) & known.reached_C[owner_T]
     after_T = np.full(num_T, -1)
     after_T[:-1] = np.where(
         is_after_T[1:] & (owner_T[1:] == owner_T[:-1]), customer_T[1:], after_T[:-1]
@@ -217,162 +272,129 @@ def _count_backwards(time_M: pa.Array, sides: _Sides) -> int:
 
     if time_M.null_count == len(time_M):
         return 0
-    is_known = time_M.is_valid().to_numpy(zero_copy_only=False)[sides.spoken]
-    moments = time_M.cast(pa.int64()).fill_null(0).to_numpy()[sides.spoken][is_known]
-    owner = np.repeat(sides.owner_S, np.diff(sides.start_S, append=len(sides.spoken)))[is_known]
+    is_known = time_M.is_valid().to_numpy(zero_copy_only=False)[sides.message_P]
+    moments = time_M.cast(pa.int64()).fill_null(0).to_numpy()[sides.message_P][is_known]
+    owner = sides.owner_S[sides.side_P][is_known]
     is_backwards = (moments[1:] < moments[:-1]) & (owner[1:] == owner[:-1])
     return len(np.unique(owner[1:][is_backwards]))
 
 
 def _table(
-    cuts: Sequence[Cut],
-    messages: Sequence[LogMessage],
-    time_M: pa.Array,
-    sides: _Sides,
-    turns: _Turns,
-    adoptions: Adoptions,
+    messages: Messages, known: _Known, sides: _Sides, turns: _Turns, adoptions: Adoptions
 ) -> pa.Table:
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     schema = arrow_schema(ROWS["trajectories"])
     num_T, owner_T = len(turns.owner_T), turns.owner_T
-    conversations = [cut.conversation for cut in cuts]
-    num_turns_C = np.bincount(owner_T, minlength=len(cuts))
+    num_turns_C = np.bincount(owner_T, minlength=len(known.length_C))
     end_C = np.cumsum(num_turns_C)
     has_turns_C = num_turns_C > 0
     last_C = end_C[has_turns_C] - 1
-    reached_C = np.fromiter((bool(cut.label.reached) for cut in cuts), bool, len(cuts))
-    censored_C = np.fromiter((cut.censored for cut in cuts), bool, len(cuts))
     reward_T, done_T = np.zeros(num_T), np.zeros(num_T, dtype=bool)
-    reward_T[last_C] = reached_C[has_turns_C]
-    done_T[last_C] = ~censored_C[has_turns_C]
-    text_S = pa.array(sides.texts, pa.string())
-    time_S = time_M.take(pa.array(sides.last_message_S()))
-    sent = _pick(sides.texts, turns.business_T)
+    reward_T[last_C] = known.reached_C[has_turns_C]
+    done_T[last_C] = ~known.censored_C[has_turns_C]
+    time_S = messages.time_M.take(pa.array(sides.message_P[sides.end_S - 1]))
+    sent = _take(sides.text_S, turns.business_T)
     columns: dict[str, Any] = {
         "turn": np.arange(num_T) - (end_C - num_turns_C)[owner_T] + 1,
-        "customer": _take(text_S, turns.customer_T),
+        "customer": _take(sides.text_S, turns.customer_T),
         "sent": sent,
         "outcome_before": np.zeros(num_T, dtype=bool),
         "reward": reward_T,
         "done": done_T,
-        "censored": censored_C[owner_T],
-        "customer_after": _take(text_S, turns.after_T),
+        "censored": known.censored_C[owner_T],
+        "customer_after": _take(sides.text_S, turns.after_T),
         "customer_time": _take(time_S, turns.customer_T),
         "sent_time": _take(time_S, turns.business_T),
     }
     columns |= _suggestions(messages, sides, turns, sent, adoptions)
-    owner = pa.array(owner_T)
-    of_conversation: dict[str, list[Any]] = {
-        "split": [cut.split for cut in cuts],
-        "facts": [cut.facts for cut in cuts],
-    }
-    for name in ("conversation_id", "policy_version", "persona", "customer_id", "business_id"):
-        of_conversation[name] = [getattr(one, name) or None for one in conversations]
-    for name, values in of_conversation.items():
-        column = pa.array(values, schema.field(name).type).take(owner)
-        own = columns.get(name)
-        columns[name] = column if own is None else _coalesce(own, column)
-    return pa.table([_as_array(columns[f.name], f.type, num_T) for f in schema], schema=schema)
+    for name, text_C in known.texts.items():
+        if text_C.null_count == len(text_C):
+            continue
+        text_T = text_C.take(pa.array(owner_T))
+        columns[name] = pc.coalesce(columns[name], text_T) if name in columns else text_T
+    arrays = [columns.get(field.name) for field in schema]
+    return pa.table(
+        [
+            pa.nulls(num_T, field.type) if array is None else pa.array(array).cast(field.type)
+            for field, array in zip(schema, arrays, strict=True)
+        ],
+        schema=schema,
+    )
 
 
 def _suggestions(
-    messages: Sequence[LogMessage],
-    sides: _Sides,
-    turns: _Turns,
-    sent: Sequence[str | None],
-    adoptions: Adoptions,
-) -> dict[str, Any]:
-    """The columns of a_i; None for a column without values."""
-    import numpy as np
+    messages: Messages, sides: _Sides, turns: _Turns, sent: pa.Array, adoptions: Adoptions
+) -> dict[str, pa.Array]:
+    """The columns of a_i that the log has anything for.
 
-    suggestion_M = [message.suggestion for message in messages]
-    given_M = [message.adoption for message in messages]
-    fields: dict[str, list[Any]] = {
-        "suggestion_logprob": [message.suggestion_logprob for message in messages],
-        "policy_version": [message.policy_version or None for message in messages],
-        "persona": [message.persona or None for message in messages],
-    }
-    knows_M = [
-        suggestion is not _UNSET or given is not _UNSET
-        for suggestion, given in zip(suggestion_M, given_M, strict=True)
-    ]
-    knows_any = any(knows_M)
-    fields = {name: values for name, values in fields.items() if any(v is not None for v in values)}
-    columns: dict[str, Any] = dict.fromkeys(_ABOUT_SUGGESTIONS)
-    if not knows_any and not fields:
-        return columns
-    # Nearly every side is one message; what several say together is worked out one by one.
-    first_S = sides.spoken[sides.start_S]
-    first_T = np.where(turns.business_T < 0, -1, first_S[turns.business_T])
-    length_S = np.diff(sides.start_S, append=len(sides.spoken))
-    several = np.flatnonzero((turns.business_T >= 0) & (length_S[turns.business_T] > 1)).tolist()
-    together = {
-        turn: said_together([messages[n] for n in sides.messages_of(turns.business_T[turn])])
-        for turn in several
-    }
-    columns |= {name: _pick(values, first_T) for name, values in fields.items()}
-    for turn, said in together.items():
-        for name in fields:
-            columns[name][turn] = getattr(said, name.removeprefix("suggestion_"))
-    if knows_any:
-        is_answer_S = ~sides.is_customer_S
-        spoken_by_business = sides.spoken[np.repeat(is_answer_S, length_S)]
-        owner = np.repeat(sides.owner_S, length_S)[np.repeat(is_answer_S, length_S)]
-        knows_C = np.zeros(int(sides.owner_S.max(initial=-1)) + 1, dtype=bool)
-        knows_C[owner[np.asarray(knows_M)[spoken_by_business]]] = True
-        suggestion = [text_or_none(value) for value in _pick(suggestion_M, first_T)]
-        given = [value or None for value in _pick(given_M, first_T)]
-        for turn, said in together.items():
-            suggestion[turn], given[turn] = said.suggestion, said.adoption
-        columns["adoption"], columns["edit_distance"] = derive_adoptions(
-            suggestion, sent, given, knows_C[turns.owner_T].tolist(), adoptions
+    Q: messages of the business that take part. What those of one side say together: suggestions are
+    joined as the messages are, log-probabilities added; a fate counts where all that name one name
+    the same; of policies and personas the first counts.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    num_S = len(sides.owner_S)
+    is_answer_P = ~sides.is_customer_S[sides.side_P]
+    number_M = np.cumsum(~messages.is_customer_M) - 1
+    number_Q, side_Q = number_M[sides.message_P[is_answer_P]], sides.side_P[is_answer_P]
+
+    def said(name: str) -> tuple[pa.Array, Array]:
+        """What is said, and by which side."""
+        value_Q = getattr(messages, name).take(pa.array(number_Q))
+        return value_Q.drop_null(), side_Q[value_Q.is_valid().to_numpy(zero_copy_only=False)]
+
+    columns: dict[str, pa.Array] = {}
+    for name in ("policy_version", "persona"):
+        values, side = said(f"{name}_B")
+        if len(values):
+            columns[name] = _take(_take(values, _first(side, num_S)), turns.business_T)
+    logprobs, side = said("logprob_B")
+    if len(logprobs):
+        sum_S = np.bincount(side, logprobs.to_numpy(), minlength=num_S)
+        logprob_S = pa.array(sum_S, mask=_first(side, num_S) < 0)
+        columns["suggestion_logprob"] = _take(logprob_S, turns.business_T)
+    owner_knows_C = np.zeros(int(sides.owner_S.max(initial=-1)) + 1, dtype=bool)
+    owner_knows_C[sides.owner_S[side_Q[messages.knows_B[number_Q]]]] = True
+    if owner_knows_C.any():
+        fates, side = said("adoption_B")
+        derived = derive_adoptions(
+            _take(_joined(*said("suggestion_B"), num_S), turns.business_T),
+            sent,
+            _take(_unanimous(fates, side, num_S), turns.business_T),
+            owner_knows_C[turns.owner_T],
+            adoptions,
         )
-        columns["suggestion"] = suggestion
+        columns |= derived._asdict()
     return columns
 
 
-_UNSET = msgspec.UNSET
-_ABOUT_SUGGESTIONS = (
-    "suggestion",
-    "adoption",
-    "edit_distance",
-    "suggestion_logprob",
-    "policy_version",
-    "persona",
-)
+def _first(side: Array, num_S: int) -> Array:
+    """Where each side's first value stands; -1 where it has none."""
+    import numpy as np
+
+    first_S = np.full(num_S, -1)
+    first_S[side[::-1]] = np.arange(len(side))[::-1]  # of several, the one written last stays
+    return first_S
 
 
-def _pick(values: Sequence[Any], index_T: Array) -> list[Any]:
-    """Values by index; None for -1."""
-    if len(index_T) and index_T.min() >= 0:
-        return [values[index] for index in index_T.tolist()]
-    return [None if index < 0 else values[index] for index in index_T.tolist()]
+def _unanimous(values: pa.Array, side: Array, num_S: int) -> pa.Array:
+    """The value of each side where all of its values are equal, else null."""
+
+    first_S = _first(side, num_S)
+    codes = values.dictionary_encode().indices.to_numpy()
+    first_S[side[codes != codes[first_S[side]]]] = -1
+    return _take(values, first_S)
 
 
-def _take(values: pa.Array, index_T: Array) -> pa.Array:
+def _take(values: pa.Array, index: Array) -> pa.Array:
     """Values by index; null for -1."""
     import pyarrow as pa
 
-    return values.take(pa.array(index_T, mask=index_T < 0))
-
-
-def _coalesce(own: list[Any], default: pa.Array) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    return pc.coalesce(pa.array(own, default.type), default)
-
-
-def _as_array(values: Any, type_: pa.DataType, length: int) -> pa.Array:
-    import pyarrow as pa
-
-    if values is None:
-        return pa.nulls(length, type_)
-    if isinstance(values, list):
-        return pa.array(values, type_)
-    return (values if isinstance(values, pa.Array) else pa.array(values)).cast(type_)
+    return values.take(pa.array(index, mask=index < 0))
 
 
 def turns_of(conversation: LogConversation) -> tuple[list[dict[str, Any]], Counter[str]]:

@@ -263,6 +263,9 @@ class EventShare:
         order = ", ".join(f"{name} NULLS LAST" for name in _ORDER)
         try:
             with duckdb.connect(config=settings) as connection, _Aside(self.folder) as aside:
+                # In a spawned process DuckDB believes that it is used by hand, and would draw a bar
+                # on standard output, where results go.
+                connection.execute("SET enable_progress_bar_print = false")
                 # A relation is streamed; what `execute` returns is copied as a whole.
                 events = connection.read_parquet([glob.escape(file) for file in files])
                 for start, end in pairwise(limits):

@@ -10,8 +10,11 @@ with repetitions are done again, knowing them.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +46,7 @@ from iterppo.logs.redaction import Redactor
 from iterppo.logs.sources import MAX_LINE_BYTES, Piece
 from iterppo.logs.splits import split_key, split_of
 from iterppo.logs.suggestions import Adoptions
-from iterppo.logs.time_columns import unreadable_times
+from iterppo.logs.time_columns import time_column_of_texts
 from iterppo.logs.times import shorten
 from iterppo.progress import progress
 
@@ -53,8 +56,9 @@ if TYPE_CHECKING:
 
 _MESSAGES_PER_GROUP = 65_536
 _BYTES_PER_GROUP = 16 * 2**20
-_CONVERSATIONS_PER_BATCH = 512
-_BYTES_PER_BATCH = 4 * 2**20
+_BYTES_PER_BATCH = 2**19
+"""Of lines that are objects at one time."""
+_OBJECTS_BEFORE_COLLECTION = 100_000
 _REJECTS_PER_GROUP = 1_024
 _CHARACTERS_PER_GROUP = 4 * 2**20
 _MAX_RAW = 2**20
@@ -117,6 +121,7 @@ class Reader:
         """
         found = _Found(task)
         with (
+            _patient_collector(),
             Rejects(task.rejects, self.redactor) as rejects,
             Taking(self, task.part, rejects) as taking,
         ):
@@ -125,7 +130,7 @@ class Reader:
             ):
                 number, again = found.meet(conversation, content)
                 if again is None:
-                    taking.add(conversation, lines, number)
+                    taking.add(conversation, lines, number, len(content))
                 elif again:
                     found.counts["copies"] += len(lines)
                 else:
@@ -191,6 +196,18 @@ class Reader:
             found.num_lines.append(rows.num_lines)
 
 
+@contextlib.contextmanager
+def _patient_collector() -> Iterator[None]:
+    """Let Python's garbage collector wait for more than a batch of conversations: it would look
+    through every batch several times, and find nothing, since none of them refers to itself."""
+    before = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BEFORE_COLLECTION, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def _from_events(
     sorted_events: Iterable[EventConversation], rejects: Rejects, found: _Found
 ) -> Iterator[tuple[LogConversation, Sequence[Line], bytes]]:
@@ -215,26 +232,27 @@ class _Found:
         self.task = task
         self.counts: Counter[str] = Counter()
         self.num_lines: list[int] = []
-        self._hashes: list[int] = []
+        self._hashes = array("Q")
 
     def meet(self, conversation: LogConversation, content: bytes) -> tuple[int, bool | None]:
         """The conversation's number in the task, and whether its id was there before: True as an
         identical copy, False with another content, None if it was not."""
         number = len(self._hashes) // 2
         identity = conversation.conversation_id.encode()
-        self._hashes += (xxh3_64_intdigest(identity), xxh3_64_intdigest(content))
+        self._hashes.append(xxh3_64_intdigest(identity))
+        self._hashes.append(xxh3_64_intdigest(content))
         return number, self.task.repeated.get(number) if self.task.repeated else None
 
     def forget(self, numbers: Sequence[int]) -> None:
         """Leave the ids of conversations that were rejected to others."""
         for number in numbers:
-            self._hashes[2 * number : 2 * number + 2] = (0, 0)
+            self._hashes[2 * number] = self._hashes[2 * number + 1] = 0
 
     def identities(self) -> np.ndarray[Any, Any]:
         """See `Done`."""
         import numpy as np
 
-        return np.array(self._hashes, dtype=np.uint64).reshape(-1, 2)
+        return np.frombuffer(self._hashes, dtype=np.uint64).reshape(-1, 2)
 
 
 class _Waiting(NamedTuple):
@@ -270,7 +288,9 @@ class Taking:
         else:
             self.part.close()
 
-    def add(self, conversation: LogConversation, lines: Sequence[Line], number: int) -> None:
+    def add(
+        self, conversation: LogConversation, lines: Sequence[Line], number: int, num_bytes: int
+    ) -> None:
         """Take a conversation, or reject its lines."""
         config = self.reader.config
         try:
@@ -281,11 +301,8 @@ class Taking:
             return
         split = split_of(key, heldout=config.heldout, seed=config.seed)
         self._waiting.append(_Waiting(conversation, split, lines, number))
-        self._bytes_waiting += sum(len(line.raw) for line in lines)
-        if (
-            len(self._waiting) >= _CONVERSATIONS_PER_BATCH
-            or self._bytes_waiting >= _BYTES_PER_BATCH
-        ):
+        self._bytes_waiting += num_bytes
+        if self._bytes_waiting >= _BYTES_PER_BATCH:
             self._label()
 
     def _reject(self, lines: Sequence[Line], number: int, reason: str) -> None:
@@ -293,7 +310,7 @@ class Taking:
         self.rejects.add_all(lines, reason)
 
     def _label(self) -> None:
-        waiting = self._with_times()
+        waiting, time_M = self._with_times()
         reader, table = self.reader, self.table
         conversations = [one.conversation for one in waiting]
         lengths = [len(conversation.messages) for conversation in conversations]
@@ -314,27 +331,35 @@ class Taking:
             table.add(Cut(conversation, label, censored, one.split, facts))
             table.counts["lines_taken"] += len(one.lines)
             table.counts["messages_after_cutoff"] += length - len(conversation.messages)
+        # Messages after the cutoff, and conversations whose facts cannot be written, are gone.
+        is_whole = time_M is not None and len(time_M) == table.num_waiting
+        table.lay_out(time_M if is_whole else None)
         self._bytes_in_table += self._bytes_waiting
         self._waiting, self._bytes_waiting = [], 0
         if table.num_messages >= _MESSAGES_PER_GROUP or self._bytes_in_table >= _BYTES_PER_GROUP:
             self._write()
 
-    def _with_times(self) -> list[_Waiting]:
-        """What waits, without the conversations whose times cannot be read."""
-        conversations = [one.conversation for one in self._waiting]
-        bad = set(unreadable_times(conversations))
-        if not bad and self.reader.needs_times:
-            for conversation in conversations:
-                read_times(conversation)
-        for place in sorted(bad):
-            one = self._waiting[place]
+    def _with_times(self) -> tuple[list[_Waiting], pa.Array | None]:
+        """What waits, without the conversations whose times cannot be read; and the times of all
+        messages, where Arrow reads them. Where it does not, or labellers look at times, messages
+        have datetimes afterwards."""
+        waiting = self._waiting
+        texts = [message.time for one in waiting for message in one.conversation.messages]
+        time_M = time_column_of_texts(texts)
+        if time_M is not None and not self.reader.needs_times:
+            return waiting, time_M
+        readable = []
+        for one in waiting:
+            if read_times(one.conversation):
+                readable.append(one)
+                continue
             reason = "messages: a time cannot be read"
             try:
                 parse_line(one.lines[0].raw)
             except DataError as error:
                 reason = str(error)
             self._reject(one.lines, one.number, reason)
-        return [one for place, one in enumerate(self._waiting) if place not in bad]
+        return readable, time_M
 
     def _write(self) -> None:
         if len(self.table):
@@ -481,13 +506,14 @@ def repeated(identities: Sequence[np.ndarray[Any, Any]]) -> dict[int, dict[int, 
 
     sizes = [len(one) for one in identities]
     hashes = np.concatenate([one[:, 0] for one in identities]) if identities else np.array([])
+    ordered = np.sort(hashes)
+    if not np.any((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)):
+        return {}  # as in most logs; what follows takes several times the memory
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     is_first = np.ones(len(order), dtype=bool)
     is_first[1:] = (ordered[1:] != ordered[:-1]) | (ordered[1:] == 0)
     again = np.flatnonzero(~is_first)
-    if not len(again):
-        return {}
     first_of = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))[again]]
     contents = np.concatenate([one[:, 1] for one in identities])
     places = order[again]

@@ -37,6 +37,7 @@ MAX_LINE_BYTES = 256 * 2**20
 """A longer line is no conversation; it is refused without being held in memory."""
 
 _SKIPPED_AT_ONCE = 2**20
+_BUFFER_BYTES = 2**18
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 
 
@@ -56,7 +57,7 @@ class LogFile:
             OSError: As the file system says.
         """
         if not _is_url(self.location):
-            return Path(self.location).open("rb")
+            return Path(self.location).open("rb", buffering=_BUFFER_BYTES)
         system, path = _file_system(self.location)
         return cast(BinaryIO, system.open_input_file(path))
 

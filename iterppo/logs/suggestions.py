@@ -1,17 +1,24 @@
 """What was suggested, and what became of it: the columns of a_i.
 
 Where the log does not give a suggestion's fate, it is derived from the texts: equal but for white
-space is `verbatim`; then by the edit distance to what was sent. A blank suggestion is none. A turn
-of a conversation that knows suggestions, but that says of none, is `not_shown`; `abstained` only
-where the log says so.
+space is `verbatim`; then by the edit distance to what was sent. A turn of a conversation that knows
+suggestions, but that says of none, is `not_shown`; `abstained` only where the log says so.
+
+Shapes: T turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iterppo.logs.records import LogMessage
+from iterppo.contracts.trajectories import ADOPTIONS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -23,110 +30,87 @@ class Adoptions:
     influenced_up_to: float = 0.5
     """Farther than this is rejected; not below `edited_up_to`."""
 
-    def derive(self, suggestion: str, sent: str, distance: float | None) -> str:
-        """The fate of a suggestion; distance None: nothing was sent."""
-        if suggestion == sent or suggestion.split() == sent.split():
-            return "verbatim"
-        if distance is None:
-            return "rejected"
-        if distance <= self.edited_up_to:
-            return "edited"
-        return "influenced" if distance <= self.influenced_up_to else "rejected"
 
+class Suggested(NamedTuple):
+    """Columns of trajectories@2."""
 
-@dataclass(frozen=True)
-class Said:
-    """What a business's side says of the suggestions behind it."""
-
-    suggestion: str | None
-    adoption: str | None
-    logprob: float | None
-    policy_version: str | None
-    persona: str | None
-
-
-def text_or_none(suggestion: object) -> str | None:
-    """A suggestion that says something."""
-    return suggestion if isinstance(suggestion, str) and suggestion.strip() else None
-
-
-def said_together(messages: Sequence[LogMessage]) -> Said:
-    """What several joined messages say: suggestions are joined as the messages are, a fate counts
-    where all that name one name the same."""
-    fates = {m.adoption for m in messages if m.adoption}
-    logprobs = [m.suggestion_logprob for m in messages if m.suggestion_logprob is not None]
-    return Said(
-        suggestion="\n".join(filter(None, (text_or_none(m.suggestion) for m in messages))) or None,
-        adoption=str(fates.pop()) if len(fates) == 1 else None,
-        logprob=sum(logprobs) if logprobs else None,
-        policy_version=next((m.policy_version for m in messages if m.policy_version), None),
-        persona=next((m.persona for m in messages if m.persona), None),
-    )
+    suggestion: pa.Array
+    adoption: pa.Array
+    edit_distance: pa.Array
 
 
 def derive_adoptions(
-    suggestion: list[str | None],
-    sent: Sequence[str | None],
-    given: Sequence[str | None],
-    knows: Sequence[bool],
+    suggestion_T: pa.Array,
+    sent_T: pa.Array,
+    given_T: pa.Array,
+    knows_T: Array,
     adoptions: Adoptions,
-) -> tuple[list[str | None], list[float | None]]:
-    """The fate of each turn's suggestion, and its edit distance to what was sent.
-
-    A suggestion that was not shown, or an abstention, is none: `suggestion` is changed in place.
+) -> Suggested:
+    """The fate of each turn's suggestion, and its edit distance to what was sent. A suggestion that
+    was not shown, or an abstention, is none.
 
     Args:
-        suggestion: a_i, None where there is none.
-        sent: m_i.
-        given: The fate that the log gives.
-        knows: Whether the turn's conversation knows suggestions at all.
+        suggestion_T: a_i, null where there is none; none is blank.
+        sent_T: m_i.
+        given_T: The fate that the log gives.
+        knows_T: Whether the turn's conversation knows suggestions at all.
         adoptions: The thresholds.
     """
-    distance = _distances(suggestion, sent)
-    adoption: list[str | None] = [
-        None
-        if not knows_any
-        else fate
-        if fate
-        else "not_shown"
-        if text is None
-        else "verbatim"
-        if far == 0
-        else adoptions.derive(text, answer or "", far)
-        for knows_any, fate, text, answer, far in zip(
-            knows, given, suggestion, sent, distance, strict=True
-        )
-    ]
-    for turn, fate in enumerate(adoption):
-        if fate in _NO_SUGGESTION:
-            suggestion[turn] = distance[turn] = None
-    return adoption, distance
-
-
-_NO_SUGGESTION = frozenset(("abstained", "not_shown"))
-
-
-def _distances(suggestion: Sequence[str | None], sent: Sequence[str | None]) -> list[float | None]:
-    """Normalised edit distances where both texts are there."""
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_there_T, is_sent_T, is_given_T = (
+        column.is_valid().to_numpy(zero_copy_only=False)
+        for column in (suggestion_T, sent_T, given_T)
+    )
+    distance_T, is_verbatim_T = _compare(suggestion_T, sent_T)
+    derived_T = np.select(
+        [
+            ~is_there_T,
+            is_verbatim_T,
+            distance_T <= adoptions.edited_up_to,
+            distance_T <= adoptions.influenced_up_to,
+        ],
+        [ADOPTIONS.index(fate) for fate in ("not_shown", "verbatim", "edited", "influenced")],
+        ADOPTIONS.index("rejected"),
+    )
+    named = pa.array(ADOPTIONS)
+    given_T = pc.index_in(given_T, named).fill_null(-1).to_numpy()
+    fate_T = np.where(is_given_T, given_T, derived_T)
+    is_none_T = np.isin(fate_T, [ADOPTIONS.index("abstained"), ADOPTIONS.index("not_shown")])
+    is_none_T &= knows_T
+    return Suggested(
+        suggestion=pc.if_else(pa.array(is_none_T), None, suggestion_T),
+        adoption=named.take(pa.array(fate_T, mask=~knows_T)),
+        edit_distance=pa.array(distance_T, mask=is_none_T | ~(is_there_T & is_sent_T)),
+    )
+
+
+def _compare(suggestion_T: pa.Array, sent_T: pa.Array) -> tuple[Array, Array]:
+    """Normalised edit distances, NaN where a text is missing; and which texts are equal but for
+    white space."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
     from rapidfuzz.distance import Levenshtein
     from rapidfuzz.process import cpdist
 
-    distance: list[float | None] = [
-        None if a is None or b is None else 0.0 for a, b in zip(suggestion, sent, strict=True)
-    ]
-    different = [
-        n
-        for n, (a, b) in enumerate(zip(suggestion, sent, strict=True))
-        if a != b and a is not None and b is not None
-    ]
-    if different:
-        found = cpdist(
-            [suggestion[n] for n in different],
-            [sent[n] for n in different],
-            scorer=Levenshtein.normalized_distance,
-            dtype=np.float64,  # else 3/10 is farther than 0.3
-        )
-        for turn, far in zip(different, found.tolist(), strict=True):
-            distance[turn] = far
-    return distance
+    is_equal = pc.equal(suggestion_T, sent_T)
+    is_verbatim_T = is_equal.fill_null(False).to_numpy(zero_copy_only=False).copy()
+    distance_T = np.where(is_verbatim_T, 0.0, np.nan)
+    different = np.flatnonzero(pc.invert(is_equal).fill_null(False))
+    if len(different):
+        pairs = [column.take(pa.array(different)).to_pylist() for column in (suggestion_T, sent_T)]
+        # In single precision, 3/10 would be farther than 0.3.
+        scorer = Levenshtein.normalized_distance
+        distance_T[different] = cpdist(*pairs, scorer=scorer, dtype=np.float64)
+        spaced = [pc.match_substring_regex(pa.array(texts), MORE_THAN_BLANKS) for texts in pairs]
+        for number in np.flatnonzero(pc.or_(*spaced)).tolist():
+            is_verbatim_T[different[number]] = pairs[0][number].split() == pairs[1][number].split()
+    return distance_T, is_verbatim_T
+
+
+MORE_THAN_BLANKS = r"^ | $|  |[^\P{Z} ]|[\t-\r\x1c-\x1f\x{85}]"
+"""White space, of what Python splits at, other than single blanks between words. Two texts without
+it are equal where their words are."""

@@ -10,24 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from iterppo.logs.records import LogConversation, as_time, read_times
+from iterppo.logs.records import as_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # Python's calendar without its first and last year, which other zones may leave.
 _FIRST_S, _LAST_S = -62_135_596_800 + 366 * 86_400, 253_402_300_799 - 366 * 86_400
-
-
-def unreadable_times(conversations: Sequence[LogConversation]) -> list[int]:
-    """Conversations with a message whose time is none; the times of the others are left as texts
-    where a column of them can be read, else made datetimes."""
-    times = [message.time for conversation in conversations for message in conversation.messages]
-    if _from_texts(times) is not None:
-        return []
-    return [
-        number for number, conversation in enumerate(conversations) if not read_times(conversation)
-    ]
 
 
 def time_column(times: Sequence[Any]) -> pa.Array:
@@ -38,14 +27,15 @@ def time_column(times: Sequence[Any]) -> pa.Array:
     """
     import pyarrow as pa
 
-    column = _from_texts(times)
+    column = time_column_of_texts(times)
     if column is None:
         read = [None if time is None else as_time(time) for time in times]
         column = pa.array(read, pa.timestamp("us", tz="UTC"))
     return column
 
 
-def _from_texts(times: Sequence[Any]) -> pa.Array | None:
+def time_column_of_texts(times: Sequence[Any]) -> pa.Array | None:
+    """The same, where Arrow takes all of them; else None."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

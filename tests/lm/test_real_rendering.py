@@ -12,7 +12,7 @@ from iterppo.lm.rendering import Decision, Renderer, decisions
 from iterppo.lm.scratch import train_tokenizer
 from iterppo.logs.conversations import turns_of
 from iterppo.logs.records import parse_line
-from iterppo.logs.sources import read_lines
+from iterppo.logs.sources import Lines, LogFile, Piece
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("ITERPPO_DATA", CHECKOUT.parent / "shared" / "data"))
@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def conversations(name: str) -> Iterator[list[dict[str, Any]]]:
-    for _, line in read_lines(DATA / f"{name}.jsonl.gz"):
+    path = str(DATA / f"{name}.jsonl.gz")
+    for _, line in Lines(Piece(LogFile(path, path))):
         yield turns_of(parse_line(line))[0]
 
 

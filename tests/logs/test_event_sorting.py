@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -342,6 +343,23 @@ def test_nothing_makes_no_conversation(tmp_path: Path) -> None:
     EventSpill(tmp_path).close()
 
     assert list(EventShare(tmp_path).conversations()) == []
+
+
+def test_sorting_says_nothing_on_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    connect = duckdb.connect
+
+    def with_a_progress_bar_at_once(config: dict[str, Any]) -> Any:
+        connection = connect(config=config)
+        connection.execute("SET progress_bar_time = 1")
+        return connection
+
+    monkeypatch.setattr(duckdb, "connect", with_a_progress_bar_at_once)
+    events = [event(n, str(n), conversation_id=f"c{n % 500}") for n in range(20_000)]
+
+    assert len(conversations(tmp_path, events)) == 500
+    assert capfd.readouterr().out == ""
 
 
 def test_where_there_is_no_room_to_sort_the_reason_is_said(

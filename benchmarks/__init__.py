@@ -1,0 +1,1 @@
+"""What measures speed, beside named peers, and its recorded results (`results/`)."""
