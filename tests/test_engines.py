@@ -231,11 +231,11 @@ def test_an_event_log_makes_the_same_in_whatever_pieces_and_processes(
     def rows(name: str) -> list[dict[str, Any]]:
         return list(open_artifact(folder / name).rows())
 
-    pieces = ingested(["b.jsonl"], "local", **BOOKED)
+    pieces = ingested(["b.jsonl"], "local")
     rejects = rows("local-rejects")
-    processes = ingested(["b.jsonl"], "local", workers=2, **BOOKED)
+    processes = ingested(["b.jsonl"], "local", workers=2)
     monkeypatch.setattr(sources, "PIECE_BYTES", 10**9)
-    whole = ingested(["b.jsonl"], "local", **BOOKED)
+    whole = ingested(["b.jsonl"], "local")
 
     assert the_same(pieces[0], processes[0])
     assert the_same(pieces[1], processes[1])

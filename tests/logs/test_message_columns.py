@@ -1,5 +1,6 @@
 """Batches in columns, and what is worked out of them for many conversations at once."""
 
+import gc
 import unicodedata
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iterppo.logs import reading
 from iterppo.logs.censoring import is_censored
 from iterppo.logs.conversations import Cut, TurnTable
 from iterppo.logs.outcomes import from_conversation, from_marks, label_all
@@ -114,3 +116,21 @@ def test_times_that_arrow_reads_are_those_that_are_read_one_by_one(times: list[o
 )
 def test_other_times_are_left_to_be_read_one_by_one(times: list[object]) -> None:
     assert time_column_of_texts(times) is None
+
+
+# --- the garbage collector -----------------------------------------------------------------------
+
+
+def test_the_garbage_collector_is_left_as_it_was_found_whatever_happened() -> None:
+    before = gc.get_threshold()
+    found = []
+
+    def fail() -> None:
+        with reading._patient_collector():
+            found.append(gc.get_threshold())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert found[0][0] > before[0]
+    assert gc.get_threshold() == before
