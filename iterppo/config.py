@@ -291,11 +291,11 @@ class InitConfig(StageConfig):
     """Attention heads (scratch)."""
     epochs: Positive = 5.0
     """Passes over the training conversations (scratch)."""
-    max_steps: Count = 920
+    max_steps: Count = 600
     """Upper limit of the optimiser steps (scratch)."""
     tokens_per_batch: Count = 2048
     """Tokens of an optimiser step (scratch)."""
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 4e-3
     """Peak learning rate; linear warm-up over 5 % of the steps, cosine decay to zero (scratch)."""
     context_weight: Share = 1.0
     """Weight of all other tokens in the loss; the actions have weight 1. Q starts from what was

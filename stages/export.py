@@ -9,9 +9,9 @@ from iterppo.config import ExportConfig
 def run(config: ExportConfig, *, policy: Path, prompts: Path | None, out: Path) -> Manifest:
     """Copy the model, write the card, and serve one prompt of the round from a fresh process."""
     from iterppo.lm.export import check_export, write_export
-    from iterppo.lm.policy import load_renderer, load_settings, quiet_libraries
+    from iterppo.lm.policy import load_renderer, load_settings, prepare_libraries
 
-    quiet_libraries()
+    prepare_libraries()
     source = open_artifact(policy, "policy")
     inputs = {"policy": source.record()}
     settings, renderer = load_settings(policy), load_renderer(policy)

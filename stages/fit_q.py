@@ -13,12 +13,12 @@ def run(
     config: FitQConfig, *, trajectories: Path, returns: Path, policy: Path, out: Path
 ) -> Manifest:
     """Fit Q on the training conversations; score every turn; report on the held-out ones."""
-    from iterppo.lm.policy import load_settings, model_folder, quiet_libraries
+    from iterppo.lm.policy import load_settings, model_folder, prepare_libraries
     from iterppo.lm.q_fitting import Target, fit
     from iterppo.lm.q_function import QFunction, QSettings
     from iterppo.lm.rendering import decisions
 
-    quiet_libraries()
+    prepare_libraries()
     source, targets_of = (
         open_artifact(trajectories, "trajectories"),
         open_artifact(returns, "returns"),

@@ -20,7 +20,7 @@ def run(config: InitConfig, *, trajectories: Path | None, out: Path) -> Manifest
     from iterppo.lm import policy as policies
     from iterppo.lm.rendering import Renderer
 
-    policies.quiet_libraries()
+    policies.prepare_libraries()
     settings = config.model_dump(
         include={"system_prompt", "max_prompt_tokens", "max_new_tokens", "temperature"}
     )

@@ -16,7 +16,7 @@ def run(config: PPOConfig, *, prompts: Path, q: Path, policy: Path, out: Path) -
     from iterppo.lm.q_function import QFunction
     from iterppo.lm.training_log import write_training_log
 
-    policies.quiet_libraries()
+    policies.prepare_libraries()
     problems, fitted, behaviour = (
         open_artifact(prompts, "prompts"),
         open_artifact(q, "q"),

@@ -57,9 +57,9 @@ def run(
 @functools.lru_cache(maxsize=1)
 def _load(policy: Path, digest: str) -> tuple[PolicySettings, Renderer]:
     """Settings and tokenizer, once a process."""
-    from iterppo.lm.policy import load_renderer, load_settings, quiet_libraries
+    from iterppo.lm.policy import load_renderer, load_settings, prepare_libraries
 
-    quiet_libraries()
+    prepare_libraries()
     return load_settings(policy), load_renderer(policy)
 
 

@@ -84,9 +84,9 @@ class _Model:
     """A policy as an assistant."""
 
     def __init__(self, artifact: Path, *, seed: int) -> None:
-        from iterppo.lm.policy import load_policy, quiet_libraries, use_accelerator
+        from iterppo.lm.policy import load_policy, prepare_libraries, use_accelerator
 
-        quiet_libraries()
+        prepare_libraries()
         self._policy = load_policy(artifact)
         use_accelerator(self._policy)
         self._seed = seed

@@ -88,7 +88,7 @@ class Critic:
         backbone: Any = getattr(self.model, self.model.base_model_prefix)
         features, targets = [], []
         for batch in token_batches(
-            [len(p) + len(a) for p, a in pairs], tokens_per_batch=16_384, seed=None
+            [len(p) + len(a) for p, a in pairs], tokens_per_batch=8192, seed=None
         ):
             ids_BS = right_pad([[*pairs[i][0], *pairs[i][1]] for i in batch], value=0).to(
                 self.model.device

@@ -20,7 +20,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from iterppo.errors import UsageError
-from iterppo.lm.policy import context_tokens, quiet_libraries
+from iterppo.lm.policy import context_tokens, prepare_libraries
 from iterppo.lm.training import right_pad, token_batches
 
 TOKENS_PER_BATCH = 8_192
@@ -37,7 +37,7 @@ def load_classifier(folder: Path | str, *, label: str) -> TextClassifier:
     Raises:
         UsageError: If there is no such folder or label, or no fitted classifier in the folder.
     """
-    quiet_libraries()
+    prepare_libraries()
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder. Name one with a text classifier in it.")

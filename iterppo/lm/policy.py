@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
+import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from iterppo.errors import ArtifactError, UsageError
 from iterppo.lm.rendering import Renderer
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 SETTINGS = "iterppo_policy.json"
 MODEL = "model"
 
@@ -143,9 +147,19 @@ def tensors_as_bytes(tensors: dict[str, torch.Tensor]) -> bytes:
     return content
 
 
-def quiet_libraries() -> None:
-    """Progress is ours to show: silence the libraries' bars and advice, keep their errors."""
+def prepare_libraries() -> None:
+    """What every stage with a model begins with: quiet libraries, and memory that is kept.
+
+    Progress is ours to show: the libraries' bars and advice are silenced, their errors are not.
+    glibc gives large blocks back to the kernel as soon as they are free, and a training step asks
+    for the same ones again, page by page: a twentieth of the time on a CPU.
+    """
     import transformers
+
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -132,13 +133,17 @@ class PPOTrainer(GRPOTrainer):
     ) -> Any:
         """TRL's, microbatch by microbatch without the columns that are padding in all its rows, and
         with values."""
+        # TRL's fused head scores every position of the prompts as well where there is no Triton.
+        score: Callable[..., Any] = super()._get_per_token_logps_and_entropies
+        if input_ids.device.type == "cpu":
+            score = partial(completion_logprobs, temperature=self.temperature)
         size = batch_size or len(input_ids)
         logprobs, extras, values = [], [], []
         for start in range(0, len(input_ids), size):
             ids_bS, seen_bS = input_ids[start : start + size], attention_mask[start : start + size]
             first = int(seen_bS.any(dim=0).int().argmax())  # the prompt is padded on the left
             with self.critic.collecting() as collected:
-                logprob_bT, *extra = super()._get_per_token_logps_and_entropies(
+                logprob_bT, *extra = score(
                     model, ids_bS[:, first:], seen_bS[:, first:], logits_to_keep, **kwargs
                 )
             logprobs.append(logprob_bT)
@@ -322,6 +327,27 @@ class PPOTrainer(GRPOTrainer):
             self._metrics["train"]["critic_explained_variance"].append(
                 1 - (unexplained / variance).item()
             )
+
+
+def completion_logprobs(
+    model: Any,
+    ids_BS: torch.Tensor,
+    seen_BS: torch.Tensor,
+    num_tokens: int,
+    *,
+    temperature: float,
+    compute_entropy: bool = False,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+    """log π of the last `num_tokens` tokens at the sampling temperature, and the entropy at each,
+    both (B, num_tokens), in nats."""
+    logits_BTV = model(
+        input_ids=ids_BS, attention_mask=seen_BS, logits_to_keep=num_tokens + 1, use_cache=False
+    ).logits[:, :-1]
+    logprob_BTV = (logits_BTV.float() / temperature).log_softmax(-1)
+    chosen_BT = logprob_BTV.gather(-1, ids_BS[:, -num_tokens:].unsqueeze(-1)).squeeze(-1)
+    entropy_BT = -(logprob_BTV.exp() * logprob_BTV).sum(-1) if compute_entropy else None
+    return chosen_BT, entropy_BT, None
 
 
 def _without_dropout(model: torch.nn.Module) -> None:

@@ -102,7 +102,7 @@ class QFunction:
 
     @torch.no_grad()
     def segment_values(
-        self, segments: Sequence[Segment], *, tokens_per_batch: int = 16_384
+        self, segments: Sequence[Segment], *, tokens_per_batch: int = 8192
     ) -> list[list[float]]:
         """Values at the action ends of each segment."""
         self.model.eval()

@@ -32,7 +32,7 @@ MakePolicy = Callable[..., Path]
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:
     """As every stage does before it works with a model; and a model so small wants one thread."""
-    policies.quiet_libraries()
+    policies.prepare_libraries()
     torch.set_num_threads(1)
 
 

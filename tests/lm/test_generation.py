@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from iterppo.lm.generation import sample
+from iterppo.lm import generation
+from iterppo.lm.generation import draw_tokens, sample
 from iterppo.lm.policy import Policy, load_policy
 from iterppo.lm.rendering import Message, Renderer
 from iterppo.stages.rollout import _Model
@@ -33,28 +35,17 @@ def decided(make_policy: MakePolicy) -> Policy:
 
 def drawn(policy: Policy, states: list[list[Message]], **arguments: Any) -> tuple[Any, list[Any]]:
     """Suggestions, and the (prompt, completion) tokens of each, without padding."""
-    outputs: list[tuple[dict[str, Any], Any]] = []
-    generate = policy.model.generate
+    tokens: dict[tuple[int, ...], list[list[int]]] = {}
 
-    def noted(**settings: Any) -> Any:
-        output = generate(**settings)
-        outputs.append((settings, output))
-        return output
+    def noted(model: Any, ids: torch.Tensor, mask: torch.Tensor, **settings: Any) -> Any:
+        written, logprobs = draw_tokens(model, ids, mask, **settings)
+        for row, real, new in zip(ids, mask.bool(), written, strict=True):
+            tokens.setdefault(tuple(row[real].tolist()), []).append(new)
+        return written, logprobs
 
-    policy.model.generate = noted  # type: ignore[method-assign,assignment]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "draw_tokens", noted)
         suggestions = sample(policy, states, **arguments)
-    finally:
-        policy.model.generate = generate  # type: ignore[method-assign]
-    tokens = {}
-    for settings, output in outputs:
-        length = settings["input_ids"].shape[1]
-        for row, mask in zip(output.sequences.tolist(), settings["attention_mask"], strict=True):
-            prompt = tuple(token for token, real in zip(row, mask.tolist(), strict=False) if real)
-            new = row[length:]
-            if policy.renderer.eos_id in new:
-                new = new[: new.index(policy.renderer.eos_id) + 1]
-            tokens.setdefault(prompt, []).append(new)
     found = [
         (prompt, tokens[tuple(prompt)].pop(0))
         for prompt in (policy.renderer.prompt_ids(state) for state in states)
@@ -143,22 +134,55 @@ def test_an_unfinished_completion_is_an_abstention(
     assert tokens[2][1] == policy.renderer.action_ids("later")[:3]
 
 
-def test_blanks_alone_are_an_abstention(make_policy: MakePolicy, make_state: MakeState) -> None:
+def test_blanks_alone_are_an_abstention(
+    make_policy: MakePolicy, make_state: MakeState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = load_policy(make_policy(steps=0))
     blank = policy.renderer.tokenizer(" ", add_special_tokens=False)["input_ids"]
-    eos = policy.renderer.eos_id
-
-    class Output:
-        sequences = torch.tensor([[7, *blank, *blank, eos]])
-        scores = ()
-
-    policy.model.generate = lambda **_: Output  # type: ignore[method-assign,assignment]
-    policy.model.compute_transition_scores = lambda *_, **__: -torch.ones(1, 3)  # type: ignore[method-assign]
-    policy.renderer.prompt_ids = lambda state: [7]  # type: ignore[method-assign]
+    written = [*blank, *blank, policy.renderer.eos_id]
+    monkeypatch.setattr(generation, "draw_tokens", lambda *_, **__: ([written], [-3.0]))
     (suggestion,) = sample(policy, [make_state("Hi")])
 
     assert suggestion.text is None
     assert suggestion.logprob == -3.0
+
+
+@pytest.mark.parametrize("drop_at", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_tokens_are_those_of_the_library_where_there_is_nothing_to_draw(
+    family: str, drop_at: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(3)
+    sizes = {"vocab_size": 40, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0}
+    config: Any = (
+        LlamaConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            **sizes,
+        )
+        if family == "llama"
+        else GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, **sizes)
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    prompts = [torch.randint(2, 40, (n,)).tolist() for n in (3, 9, 5, 7, 4, 8, 6, 3, 9, 2)]
+    ids = torch.tensor([[0] * (9 - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (9 - len(p)) + [1] * len(p) for p in prompts])
+    monkeypatch.setattr(generation, "DROP_AT", drop_at)
+    model.generation_config.eos_token_id = None
+    expected = model.generate(
+        input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=24, pad_token_id=0
+    )[:, 9:].tolist()
+    eos = Counter(token for row in expected for token in set(row[3:])).most_common(2)[-1][0]
+    with torch.no_grad():
+        written, _ = draw_tokens(model, ids, mask, temperature=1e-4, max_new_tokens=24, eos_id=eos)
+
+    assert written == [row[: row.index(eos) + 1] if eos in row else row for row in expected]
+    assert len({len(tokens) for tokens in written}) > 2, "some end early, some do not"
 
 
 def test_nothing_to_sample_is_nothing(decided: Policy) -> None:

@@ -17,7 +17,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
-from trl.trainer.utils import add_fused_lm_head
+from trl import GRPOTrainer
 
 from iterppo.artifact import ArtifactWriter, open_artifact
 from iterppo.config import PPOConfig
@@ -266,12 +266,31 @@ def test_another_temperature_in_training_than_in_sampling_stops_the_training(sta
     compute = run.trainer._compute_loss
 
     def colder(model: Any, inputs: Any) -> Any:
-        add_fused_lm_head(model, temperature=0.5, outputs=("log_probs", "entropy"))
+        run.trainer.temperature = 0.5
         return compute(model, inputs)
 
     run.trainer._compute_loss = colder  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="dropout, padding or temperature"):
         run.train()
+
+
+def test_log_probabilities_are_those_of_the_librarys_own_pass(
+    start: Start, make_policy: MakePolicy
+) -> None:
+    trainer = start(folder=make_policy(steps=40, temperature=0.7)).trainer
+    ids_BS = torch.randint(5, 30, (3, 12))
+    seen_BS = torch.ones_like(ids_BS)
+    seen_BS[1, :4] = 0
+    with torch.no_grad():
+        theirs = GRPOTrainer._get_per_token_logps_and_entropies(
+            trainer, trainer.model, ids_BS, seen_BS, 5, compute_entropy=True
+        )
+        ours = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids_BS, seen_BS, 5, compute_entropy=True
+        )
+
+    for their, our in zip(theirs[:2], ours[:2], strict=True):
+        torch.testing.assert_close(our, their, atol=1e-5, rtol=1e-5)
 
 
 # --- what is learned from: against a slow computation without padding ---
