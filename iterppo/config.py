@@ -333,7 +333,7 @@ class PromptsConfig(StageConfig):
 class PPOConfig(StageConfig):
     """Prompts, Q and a policy to a better policy."""
 
-    updates: Count = 20
+    updates: Count = 16
     """Generation batches, each followed by `epochs` passes over it."""
     completions_per_update: Count = 128
     """Completions sampled for an update."""

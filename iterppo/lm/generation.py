@@ -32,7 +32,7 @@ class Sampled:
 
 
 def sample(
-    policy: Policy, states: Sequence[Sequence[Message]], *, tokens_per_batch: int = 8192
+    policy: Policy, states: Sequence[Sequence[Message]], *, tokens_per_batch: int = 16_384
 ) -> list[Sampled]:
     """One completion for each state, with its log-probability under the sampling distribution.
 
