@@ -79,11 +79,23 @@ def cluster_bootstrap(
     _, inverse = np.unique(np.asarray(clusters), return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(inverse))[:-1])
-    values = []
+    values: list[float] = []
     for _ in range(samples):
         drawn = generator.integers(len(members), size=len(members))
         values.append(statistic(np.concatenate([members[number] for number in drawn])))
-    finite = np.asarray([value for value in values if math.isfinite(value)])
+    return percentile_interval(np.asarray(values), level=level)
+
+
+def percentile_interval(
+    values: np.ndarray[Any, Any], *, level: float = 0.95
+) -> tuple[float, float]:
+    """The middle `level` of a statistic's resamples, those that are not finite left out; NaN for
+    both ends where none is finite.
+
+    >>> percentile_interval(np.array([0.0, 1.0, 2.0, 3.0, 4.0, np.nan]), level=0.5)
+    (1.0, 3.0)
+    """
+    finite = values[np.isfinite(values)]
     if finite.size == 0:
         return math.nan, math.nan
     tail = (1 - level) / 2

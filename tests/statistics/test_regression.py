@@ -2,13 +2,22 @@
 
 import math
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iterppo.statistics.regression import auc, calibration_error, explained_variance, q_diagnostics
+from iterppo.statistics.regression import (
+    auc,
+    auc_interval,
+    correlation,
+    explained_variance,
+    explained_variance_interval,
+    q_diagnostics,
+)
+from iterppo.statistics.resampling import Resamples
 
 ONES = np.ones(4)
 SCORES = st.sampled_from([0.0, 0.1, 0.5, 0.5000001, 1.0, -3.0])
@@ -22,10 +31,10 @@ def test_explained_variance_is_that_worked_by_hand() -> None:
     prediction, target = np.array([0.0, 0.5, 1.0, 1.0]), np.array([0.0, 1.0, 0.0, 1.0])
 
     # Squared errors 0, 1/4, 1, 0 against 1/4 four times: 1 − 1.25 / 1
-    assert explained_variance(prediction, target, ONES, constant=0.5) == pytest.approx(-0.25)
+    assert explained_variance(prediction, target, ONES, baseline=0.5) == pytest.approx(-0.25)
     # Weighted 3, 1, 0, 1: errors 1/4 against 5/4
     weight = np.array([3.0, 1.0, 0.0, 1.0])
-    assert explained_variance(prediction, target, weight, constant=0.5) == pytest.approx(0.8)
+    assert explained_variance(prediction, target, weight, baseline=0.5) == pytest.approx(0.8)
 
 
 @given(target=st.lists(st.floats(-5, 5), min_size=1), constant=st.floats(6, 7))
@@ -34,18 +43,18 @@ def test_the_constant_explains_nothing_and_the_truth_all(
 ) -> None:
     g, w = np.array(target), np.linspace(1, 2, len(target))
 
-    assert explained_variance(np.full_like(g, constant), g, w, constant=constant) == 0
-    assert explained_variance(g, g, w, constant=constant) == 1
+    assert explained_variance(np.full_like(g, constant), g, w, baseline=constant) == 0
+    assert explained_variance(g, g, w, baseline=constant) == 1
 
 
 def test_worse_than_the_constant_is_below_zero() -> None:
     target = np.array([0.0, 1.0, 0.0, 1.0])
 
-    assert explained_variance(1 - target, target, ONES, constant=0.5) == -3
+    assert explained_variance(1 - target, target, ONES, baseline=0.5) == -3
 
 
 def test_where_the_constant_is_perfect_nothing_is_left_to_explain() -> None:
-    assert math.isnan(explained_variance(ONES * 0.2, ONES, ONES, constant=1.0))
+    assert math.isnan(explained_variance(ONES * 0.2, ONES, ONES, baseline=1.0))
 
 
 # --- AUC -----------------------------------------------------------------------------------------
@@ -97,51 +106,80 @@ def test_auc_of_one_class_is_no_number(positive: bool) -> None:
     assert math.isnan(auc(np.arange(3.0), np.full(3, positive)))
 
 
-# --- calibration ---------------------------------------------------------------------------------
+def test_a_weighted_auc_is_that_of_turns_written_out() -> None:
+    prediction, positive = np.array([0.2, 0.5, 0.5, 0.9]), np.array([False, True, False, True])
+    times = np.array([3, 1, 2, 2])
 
-
-def test_calibration_error_is_that_worked_by_hand() -> None:
-    prediction, target = np.array([0.9, 0.1, 0.7, 0.3]), np.array([1.0, 0.0, 0.0, 0.0])
-
-    # Lower bin 0.1, 0.3 against 0, 0: gap 0.2; upper 0.7, 0.9 against 0, 1: gap 0.3.
-    assert calibration_error(prediction, target, ONES, num_bins=2) == pytest.approx(0.25)
-    # One bin: mean prediction 0.5 against 0.25.
-    assert calibration_error(prediction, target, ONES, num_bins=1) == pytest.approx(0.25)
-    # Weights 1, 0, 0, 3 (lower bin 0.3 against 0 with mass 3, upper 0.9 against 1 with mass 1).
-    weight = np.array([1.0, 0.0, 0.0, 3.0])
-    assert calibration_error(prediction, target, weight, num_bins=2) == pytest.approx(
-        (3 * 0.3 + 0.1) / 4
+    assert auc(prediction, positive, times.astype(float)) == pytest.approx(
+        auc(np.repeat(prediction, times), np.repeat(positive, times))
     )
 
 
-def test_a_perfect_prediction_is_calibrated_in_as_many_bins_as_one_likes() -> None:
-    target = np.array([0.0, 1.0, 0.5, 1.0, 0.0])
-
-    assert calibration_error(target, target, np.ones(5), num_bins=10) == 0
+# --- correlation ---------------------------------------------------------------------------------
 
 
-def test_without_weight_there_is_no_calibration() -> None:
-    assert math.isnan(calibration_error(ONES, ONES, ONES * 0))
+def test_correlation_is_that_worked_by_hand() -> None:
+    x, y, w = np.array([0.0, 2.0, 9.0]), np.array([1.0, 3.0, 9.0]), np.array([1.0, 1.0, 0.0])
+
+    found = correlation(x, y, w, Resamples.of([0, 1, 2], samples=0, seed=0))
+
+    assert found[0] == pytest.approx(1)
+    found = correlation(x, y, ONES[:3], Resamples.of([0, 1, 2], samples=0, seed=0))
+    assert found[0] == pytest.approx(np.corrcoef(x, y)[0, 1])
 
 
-def test_equal_predictions_share_a_bin() -> None:
-    """A constant that is right on average is calibrated, whatever the order of the turns."""
-    target = np.repeat([0.0, 1.0], 50)
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [(ONES * 0.1, np.arange(4.0)), (np.arange(4.0), ONES * 0.1), (ONES[:0], ONES[:0])],
+    ids=["first constant", "second constant", "empty"],
+)
+def test_what_does_not_vary_is_not_correlated(x: np.ndarray, y: np.ndarray) -> None:
+    resamples = Resamples.of(np.arange(len(x)), samples=10, seed=0)
 
-    assert calibration_error(np.full(100, 0.5), target, np.ones(100)) == pytest.approx(0, abs=1e-12)
+    assert np.isnan(correlation(x, y, ONES[: len(x)], resamples)).all()
 
 
-@given(scored=SCORED, seed=st.integers(0, 9))
-def test_calibration_does_not_depend_on_the_order_of_the_turns(
-    scored: list[tuple[float, bool]], seed: int
-) -> None:
-    prediction, target = (np.array(column, dtype=float) for column in zip(*scored, strict=True))
-    weight = np.ones(len(scored))
-    order = np.random.default_rng(seed).permutation(len(scored))
+# --- intervals -----------------------------------------------------------------------------------
 
-    assert calibration_error(prediction[order], target[order], weight) == pytest.approx(
-        calibration_error(prediction, target, weight)
+
+def test_intervals_are_those_of_conversations_written_out(slow_interval: Any) -> None:
+    generator = np.random.default_rng(0)
+    ids, q = generator.integers(30, size=120), generator.normal(size=120).round(1)
+    g, w = generator.integers(2, size=120) + 0.0, generator.uniform(1, 2, size=120)
+    v = generator.normal(scale=0.5, size=120)
+    resamples = Resamples.of(ids, samples=80, seed=0)
+
+    def explained(rows: Any) -> float:
+        return explained_variance(q[rows], g[rows], w[rows], baseline=v[rows])
+
+    def correlated(rows: Any) -> float:
+        covariance = np.cov(q[rows], g[rows], aweights=w[rows])
+        return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
+
+    assert explained_variance_interval(q, g, w, resamples, baseline=v) == pytest.approx(
+        slow_interval(resamples, explained)
     )
+    assert auc_interval(q, g > 0, w, resamples) == pytest.approx(
+        slow_interval(resamples, lambda rows: auc(q[rows], g[rows] > 0, w[rows]))
+    )
+    value, low, high = correlation(q, g, w, resamples)
+    assert (low, high) == pytest.approx(slow_interval(resamples, correlated))
+    assert value == pytest.approx(correlated(np.arange(120)))
+
+
+def test_the_interval_of_the_explained_variance_holds_the_true_one() -> None:
+    """80 conversations of 4 turns that share their luck: G = a + e, Q̂ = a, Var a = Var e."""
+    covered = 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        a = generator.normal(size=(80, 4)).ravel()
+        g = a + np.repeat(generator.normal(size=80), 4)
+        resamples = Resamples.of(np.repeat(np.arange(80), 4), samples=200, seed=0)
+        low, high = explained_variance_interval(a, g, np.ones(320), resamples, baseline=0.0)
+        covered += low <= 0.5 <= high
+
+    # 95 % are promised; fewer than 179 of 200 would have a probability of 0.1 %.
+    assert covered >= 179
 
 
 # --- all together --------------------------------------------------------------------------------
