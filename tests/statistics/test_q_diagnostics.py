@@ -117,6 +117,24 @@ def test_noise_is_noise() -> None:
         assert found["better_than_constant"] is False
 
 
+def test_noise_with_a_better_mean_than_the_constant_is_noise() -> None:
+    """Held-out conversations went less well than training ones: to be near their mean is luck."""
+    better = noise = 0
+    for seed in range(20):
+        each = world(seed, num_conversations=100)
+        guess = CONSTANT - 0.15 + 0.02 * np.random.default_rng(seed).normal(size=400)
+        unlucky = np.random.default_rng(seed + 50).random(400) < 0.5
+        g = np.where(unlucky, 0.0, np.array(each.heldout.return_))
+        heldout = dataclasses.replace(each.with_q(guess), return_=g.tolist())
+        found = diagnosed(heldout, turn_means=each.turn_means)
+        better += found["better_than_constant"]
+        noise += found["verdict"] == "noise"
+
+    assert better == 20
+    # 2.5 % pass; 4 or more of 20 would have a probability of 0.1 %.
+    assert noise >= 17
+
+
 def test_a_q_that_knows_only_the_state_is_weak() -> None:
     for seed in range(8):
         each = world(seed)
