@@ -172,6 +172,7 @@ def test_without_weight_the_curve_is_empty() -> None:
 
 def test_groups_are_judged_alone_and_small_ones_left_out_and_counted() -> None:
     ids, q, g, w = turns()
+    q = 3 * q - 0.8  # too low and too high: with gaps of one sign any number of bins is the same
     label = np.where(np.arange(400) < 100, "late", "early").astype(object)
     label[:29], label[29:40] = "rare", "rarer"
     resamples = Resamples.of(ids, samples=50, seed=0)

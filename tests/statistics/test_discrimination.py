@@ -1,6 +1,7 @@
 """Pairs of different actions in one state: by hand, one by one, and what a state can give away."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -124,18 +125,24 @@ def test_the_share_is_that_worked_by_hand() -> None:
     assert (found.num_pairs, found.num_conversations, found.matched_by) == (4, 4, "matched")
 
 
-def test_states_are_used_where_they_are_met_often_enough() -> None:
-    """8 × 7 pairs of unequal returns in one state; the last turn is met in a like state only."""
-    g = np.array([0.0] * 8 + [1.0] * 7 + [1.0])
-    state, action = [0] * 15 + [1], np.arange(16)
-    exact = found_for(g, None, g, state=state, matched=[0] * 16, action=action)
-    few = found_for(g[2:], None, g[2:], state=state[2:], matched=[0] * 14, action=action[2:])
+@pytest.mark.parametrize(
+    ("num_bad", "num_good", "matched_by", "num_pairs"),
+    [(10, 5, "state", 50), (7, 7, "matched", 56)],
+    ids=["50 pairs", "49 pairs, 56 in like states"],
+)
+def test_states_are_used_where_they_are_met_often_enough(
+    num_bad: int, num_good: int, matched_by: str, num_pairs: int
+) -> None:
+    """One state, and one more good turn in a state that looks alike."""
+    g = np.array([0.0] * num_bad + [1.0] * num_good + [1.0])
+    state = [0] * (num_bad + num_good) + [1]
 
-    assert (exact.matched_by, exact.num_pairs, exact.num_conversations) == ("state", 56, 15)
-    assert exact.gain == pytest.approx(0.5)
-    assert (few.matched_by, few.num_pairs) == ("matched", 48)
-    assert few.share == 1
-    assert np.isnan(few.gain)  # without V nobody knows what the state gave away
+    found = found_for(g, None, g, state=state, matched=[0] * len(g), action=np.arange(len(g)))
+
+    assert (found.matched_by, found.num_pairs, found.share) == (matched_by, num_pairs, 1)
+    # Without V nobody knows what a like state gave away.
+    gain = 0.5 if matched_by == "state" else math.nan
+    assert found.gain == pytest.approx(gain, nan_ok=True)
 
 
 def test_without_a_pair_there_is_no_share() -> None:
