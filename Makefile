@@ -83,6 +83,11 @@ ROUNDS ?= 2
 # Conversations of the last policy, which are there to be counted only; empty: as many as of the others.
 LAST ?=
 
+# ACTIONS=yes asks the policy for next actions before fit-q (SET=fit-q.method=fqe);
+# NOISE=accept lets ppo train on a Q that fit-q found to be noise.
+ACTIONS ?=
+NOISE ?=
+
 ITERPPO := $(VENV)/bin/iterppo
 FLAGS = --config $(CONFIG) $(foreach setting,$(SET),--set $(setting))
 # The policy that made a round's logs: the previous round's, or for a first round its own `init`.
@@ -112,11 +117,18 @@ $(ROUND)/returns/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
 $(ROUND)/q/$(MADE): $(ROUND)/trajectories/$(MADE) $(ROUND)/returns/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
 	$(ITERPPO) fit-q --round $(ROUND) $(FLAGS)
 
+ifneq ($(ACTIONS),)
+$(ROUND)/actions/$(MADE): $(ROUND)/trajectories/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
+	$(ITERPPO) actions --round $(ROUND) $(FLAGS)
+
+$(ROUND)/q/$(MADE): $(ROUND)/actions/$(MADE)
+endif
+
 $(ROUND)/prompts/$(MADE): $(ROUND)/trajectories/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
 	$(ITERPPO) prompts --round $(ROUND) $(FLAGS)
 
 $(ROUND)/policy/$(MADE): $(ROUND)/prompts/$(MADE) $(ROUND)/q/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
-	$(ITERPPO) ppo --round $(ROUND) $(FLAGS)
+	$(ITERPPO) ppo --round $(ROUND) $(FLAGS) $(if $(filter accept,$(NOISE)),--force)
 
 $(ROUND)/export/$(MADE): $(ROUND)/policy/$(MADE) $(ROUND)/prompts/$(MADE) $(READY)
 	$(ITERPPO) export --round $(ROUND) $(FLAGS)

@@ -285,11 +285,38 @@ def returns(
     )
 
 
+@app.command(help=STAGES["actions"].help)
+def actions(
+    trajectories: Trajectories = None,
+    policy: Policy = None,
+    out: Out = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Trajectories and policy to actions."""
+    _run(
+        "actions",
+        inputs={"trajectories": trajectories, "policy": policy},
+        out={"out": out},
+        round_folder=round_folder,
+        config=config,
+        settings=settings,
+        force=force,
+        as_json=as_json,
+    )
+
+
 @app.command("fit-q", help=STAGES["fit-q"].help)
 def fit_q(
     trajectories: Trajectories = None,
     returns: Annotated[Path | None, typer.Option("--returns", help="Returns artifact.")] = None,
     policy: Policy = None,
+    actions: Annotated[
+        Path | None, typer.Option("--actions", help="Actions artifact (method fqe).")
+    ] = None,
     out: Out = None,
     round_folder: Round = None,
     config: Config = None,
@@ -300,7 +327,12 @@ def fit_q(
     """Trajectories and returns to q."""
     _run(
         "fit-q",
-        inputs={"trajectories": trajectories, "returns": returns, "policy": policy},
+        inputs={
+            "trajectories": trajectories,
+            "returns": returns,
+            "policy": policy,
+            "actions": actions,
+        },
         out={"out": out},
         round_folder=round_folder,
         config=config,

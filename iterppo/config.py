@@ -302,9 +302,30 @@ class InitConfig(StageConfig):
     learned here (scratch)."""
 
 
+class ActionsConfig(StageConfig):
+    """A policy in the states of a log, to actions."""
+
+    samples: Count = 4
+    """K: actions in each state."""
+
+
 class FitQConfig(StageConfig):
     """Trajectories and returns to a Q-function."""
 
+    method: Literal["mc", "td-lambda", "sarsa", "fqe"] = "mc"
+    """Targets. `mc`: Monte Carlo returns of the policy that made the log; `td-lambda`: λ-returns;
+    `sarsa`: one step, then Q of the logged next action; `fqe`: one step, then Q of next actions
+    that the policy to evaluate would take (`iterppo actions`), for logs of other policies."""
+    lambda_: Share = Field(default=0.8, alias="lambda")
+    """λ of the λ-returns (td-lambda)."""
+    sweeps: Count = 6
+    """Regressions on targets of Q's own making, after the one on Monte Carlo returns (all but mc).
+    What is learned of an outcome travels one turn back with each."""
+    sweep_epochs: Positive = 1.0
+    """Passes over the training conversations in each sweep (all but mc)."""
+    members: Count = 4
+    """Heads on the shared backbone, each fitted to its own bootstrap resample of the conversations;
+    their spread says how sure Q is."""
     loss: Literal["bce", "squared"] = "bce"
     """`bce`: cross-entropy of a sigmoid head, for returns in [0, 1]; `squared`: for any returns."""
     epochs: Positive = 3.0
@@ -319,6 +340,21 @@ class FitQConfig(StageConfig):
     """AdamW weight decay."""
     max_tokens: Count = 496
     """Context of the Q-function; longer renderings are cut as the policy's are."""
+    lora_rank: CountOrZero = 0
+    """Rank of the adapters that are trained in the place of the backbone (LoRA), and merged into it
+    in the end; 0: the backbone itself is trained."""
+    lora_alpha: Count = 16
+    """Scale of the adapters: α/rank."""
+    bf16: bool = False
+    """Compute in bfloat16; weights and heads stay float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a third more time."""
+    checkpoint_steps: Count = 200
+    """Steps between two saves, from which a killed fit goes on."""
+    sampled_states: CountOrZero = 200
+    """Held-out states in which the policy is asked for other actions: what does Q make of them?"""
+    sampled_actions: Annotated[int, Field(ge=2)] = 4
+    """Actions asked for in each."""
     bootstrap_samples: Count = 1000
     """Resamples of held-out conversations for the intervals in metrics.json."""
 
@@ -357,6 +393,8 @@ class PPOConfig(StageConfig):
     """Weight of the value loss."""
     value_clip: NonNegative = 0.2
     """Clip range of the value around its estimate at sampling; 0: none."""
+    kappa: NonNegative = 0.0
+    """κ: the reward is Q less κ times its spread over the ensemble; more is more cautious."""
     kl_coefficient: NonNegative = 0.03
     """β: each token's reward loses β (log π − log π_ref); in units of Q per nat."""
     entropy_coefficient: NonNegative = 0.0

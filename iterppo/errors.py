@@ -12,6 +12,12 @@ class IterPPOError(Exception):
     exit_status = 2
 
 
+class GateError(IterPPOError):
+    """A gate said no: what was asked can be done, and should not be."""
+
+    exit_status = 1
+
+
 class UsageError(IterPPOError, ValueError):
     """Wrong usage or configuration."""
 

@@ -27,7 +27,7 @@ from iterppo.config import (
     StageConfig,
     load_config,
 )
-from iterppo.errors import UsageError
+from iterppo.errors import GateError, UsageError
 from iterppo.pipeline import BEHAVIOUR, STAGES, Stage, resolve, sections
 
 if TYPE_CHECKING:
@@ -98,8 +98,20 @@ def _execute(
         return read_manifest(out), out, False
     if name == "ingest":
         given["inputs"] = records  # their digests are known by now
+    if name == "ppo" and not force:
+        _refuse_noise(arguments["q"])
     manifest = stage.run(config, **arguments, **given)
     return manifest, out, True
+
+
+def _refuse_noise(q: Path) -> None:
+    """A policy that is trained on noise gets worse in ways that nobody sees."""
+    metrics = read_manifest(q, "q").metrics
+    if metrics.get("verdict") == "noise":
+        raise GateError(
+            f"{q}: this Q is noise as a reward. {metrics.get('verdict_reason')} Collect more "
+            "conversations, or train on it all the same with --force."
+        )
 
 
 def _find_logs(

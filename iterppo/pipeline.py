@@ -97,10 +97,22 @@ _ORDER = (
         writes=(Slot("out", "returns", "returns"),),
     ),
     Stage(
+        "actions",
+        "Ask a policy what it would do in every state of a log: next actions for fit-q's fqe.",
+        "ActionsConfig",
+        reads=(_TRAJECTORIES, _BEHAVIOUR_POLICY),
+        writes=(Slot("out", "actions", "actions"),),
+    ),
+    Stage(
         "fit-q",
         "Fit Q^π: the return as a function of state and action, with held-out diagnostics.",
         "FitQConfig",
-        reads=(_TRAJECTORIES, Slot("returns", "returns", "returns"), _BEHAVIOUR_POLICY),
+        reads=(
+            _TRAJECTORIES,
+            Slot("returns", "returns", "returns"),
+            _BEHAVIOUR_POLICY,
+            Slot("actions", "actions", "actions", optional=True),
+        ),
         writes=(Slot("out", "q", "q"),),
     ),
     Stage(

@@ -31,6 +31,14 @@ def run(config: PPOConfig, *, prompts: Path, q: Path, policy: Path, out: Path) -
             f"{prompts}: no prompt of a training conversation. Ingest more conversations."
         )
     loaded = policies.load_policy(policy)
+    reward = QFunction.load(fitted.path / "model")
+    if config.kappa and reward.settings.members == 1:
+        raise UsageError(
+            f"ppo: kappa = {config.kappa} needs the spread of an ensemble, and {q} has one member. "
+            "Fit it with fit-q.members of 2 or more."
+        )
+    reward.kappa = config.kappa
+    reward.use_accelerator()
     with (
         ArtifactWriter(out, kind="policy", stage="ppo", config=config, inputs=inputs) as writer,
         TemporaryDirectory(prefix="iterppo-ppo-") as work,
@@ -38,7 +46,7 @@ def run(config: PPOConfig, *, prompts: Path, q: Path, policy: Path, out: Path) -
         try:
             trainer = PPOTrainer(
                 policy=loaded,
-                reward=QFunction.load(fitted.path / "model"),
+                reward=reward,
                 prompts=rows,
                 config=config,
                 work=Path(work),

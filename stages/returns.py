@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iterppo.artifact import ArtifactWriter, Manifest, PartWriter, Stretch, open_artifact
-from iterppo.config import ReturnsConfig, parse_duration
+from iterppo.config import ReturnsConfig
 from iterppo.engines import EngineName, open_engine
+from iterppo.logs.censoring import fate_known_until
 from iterppo.progress import progress
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def run(
     source = open_artifact(trajectories, "trajectories")
     inputs = {"trajectories": source.record()}
     stretches = source.stretches()
-    until = _fate_known_until(source.manifest.config)
+    until = fate_known_until(source.manifest.config)
     enough = 1 + source.manifest.rows // TURNS_PER_PROCESS
     with (
         ArtifactWriter(
@@ -86,17 +85,3 @@ def _pay(
             counts.update(paid.counts)
             moments = moments.plus(paid.moments)
     return part.rows, counts, moments
-
-
-def _fate_known_until(ingested: Mapping[str, Any]) -> np.datetime64 | None:
-    """Up to when it is known what followed a message, where the log was cut by a clock: the cutoff
-    minus the silence that ends a conversation, or the wait for an event where that is longer."""
-    import numpy as np
-
-    if not ingested.get("cutoff"):
-        return None
-    waits = [outcome.get("window", "0s") for outcome in ingested["outcomes"]]
-    silence = max(parse_duration(wait) for wait in (ingested["idle"], *waits))
-    cutoff = datetime.fromisoformat(ingested["cutoff"])
-    cutoff = cutoff.replace(tzinfo=UTC) if cutoff.tzinfo is None else cutoff.astimezone(UTC)
-    return np.datetime64((cutoff - silence).replace(tzinfo=None), "us")

@@ -87,8 +87,13 @@ def first(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "000"
     run("rollout", "--policy", "scripted", "--round", folder, "--config", config)
     for stage in ROUND:
-        run(stage, "--round", folder, "--config", config)
+        run(stage, "--round", folder, "--config", config, *forced(stage))
     return folder
+
+
+def forced(stage: str) -> tuple[str, ...]:
+    """Q of so few conversations is noise, which ppo refuses unless it is told not to."""
+    return ("--force",) if stage == "ppo" else ()
 
 
 def places(stage: str, folder: Path) -> list[Path]:
@@ -318,7 +323,7 @@ def explicit(stage: str, source: Path, out: Path) -> list[object]:
 def test_the_same_inputs_seed_and_settings_make_the_same_bytes(
     stage: str, first: Path, config: Path, tmp_path: Path
 ) -> None:
-    run(*explicit(stage, first, tmp_path / "again"), "--config", config)
+    run(*explicit(stage, first, tmp_path / "again"), "--config", config, *forced(stage))
 
     again, before = manifest(tmp_path / "again"), manifest(places(stage, first)[0])
     assert again.files == before.files
@@ -421,12 +426,26 @@ def test_completions_that_do_not_divide_are_a_usage_error(
 ) -> None:
     done = command(
         *explicit("ppo", first, tmp_path / "policy"),
-        *("--config", config, "--set", "ppo.microbatch_size=5"),
+        *("--config", config, "--set", "ppo.microbatch_size=5", "--force"),
     )
 
     assert done.status == 2
     assert done.stderr.count("\n") == 1
     assert "microbatch_size = 5" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_q_that_is_noise_is_no_reward(
+    first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    verdict = manifest(first / "q").metrics
+    done = command(*explicit("ppo", first, tmp_path / "policy"), "--config", config)
+
+    assert verdict["verdict"] == "noise"
+    assert done.status == 1
+    assert done.stderr.count("\n") == 1
+    assert "Too few held-out conversations" in done.stderr
+    assert "--force" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -531,7 +550,7 @@ MIDDLES = [
     pytest.param("ingest", "iterppo.logs.reading:decode_line", 30, id="ingest, half of the log"),
     pytest.param("init", "iterppo.lm.cloning:_loss", 10, id="init, half of the steps"),
     pytest.param("returns", "iterppo.rl.return_batches:pay", 1, id="returns, its batch"),
-    pytest.param("fit-q", "iterppo.lm.q_fitting:_weighted_loss", 4, id="fit-q, half of the steps"),
+    pytest.param("fit-q", "iterppo.lm.q_fitting:_training_loss", 4, id="fit-q, half of the steps"),
     pytest.param("prompts", "iterppo.lm.rendering:Renderer.fit", 90, id="prompts, half of them"),
     pytest.param("ppo", "iterppo.lm.ppo:PPOTrainer._compute_loss", 3, id="ppo, its third step"),
     pytest.param("export", "iterppo.lm.export:check_export", 1, id="export, before its check"),
@@ -555,14 +574,15 @@ def test_a_killed_stage_leaves_no_artifact_and_a_rerun_finishes(
 ) -> None:
     runs = tmp_path / "runs"
     arguments = [*explicit(stage, first, runs / "made"), "--config", config]
-    kill_in_the_middle(worker, arguments, place, number, tmp_path / "marker")
+    begun = [*arguments, *forced(stage)]
+    kill_in_the_middle(worker, begun, place, number, tmp_path / "marker")
     left = {path.name for path in runs.iterdir()}
 
     assert "made" not in left
     assert any(name.startswith(".made.tmp-") for name in left), "it was at work"
     assert invoke_status("inspect", runs / "made") == 4
 
-    assert "up to date" not in run(*arguments)
+    assert "up to date" not in run(*begun)
     open_artifact(runs / "made", STAGES[stage].writes[0].kind)
     assert {path.name for path in runs.iterdir()} <= {"made", "made-rejects"}
     assert "up to date" in run(*arguments)
@@ -602,7 +622,7 @@ def test_ppo_killed_as_a_plain_process_leaves_no_artifact(
     arguments = [*explicit("ppo", first, tmp_path / "policy"), "--config", config]
     command = [sys.executable, "-W", "ignore", "-m", "iterppo", *map(str, arguments)]
     process = subprocess.Popen(
-        [*command, "--set", "ppo.updates=1000"],
+        [*command, "--set", "ppo.updates=1000", "--force"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
     try:
@@ -615,6 +635,6 @@ def test_ppo_killed_as_a_plain_process_leaves_no_artifact(
     (left,) = tmp_path.iterdir()
     assert left.name == f".policy.tmp-{process.pid}"
 
-    run(*arguments)
+    run(*arguments, "--force")
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
     assert math.isfinite(float(manifest(tmp_path / "policy").metrics["q_last"] or 0))

@@ -1,5 +1,6 @@
 """The published contracts: one module per artifact kind, and the table of all of them."""
 
+from iterppo.contracts.actions import ActionsRow
 from iterppo.contracts.base import Row, contract_name
 from iterppo.contracts.policy import PolicyRow
 from iterppo.contracts.prompts import PromptsRow
@@ -9,7 +10,16 @@ from iterppo.contracts.returns import ReturnsRow
 from iterppo.contracts.trajectories import TrajectoriesRow
 
 ROWS: dict[str, type[Row]] = {
-    row.kind: row for row in (TrajectoriesRow, RejectsRow, ReturnsRow, QRow, PromptsRow, PolicyRow)
+    row.kind: row
+    for row in (
+        TrajectoriesRow,
+        RejectsRow,
+        ReturnsRow,
+        ActionsRow,
+        QRow,
+        PromptsRow,
+        PolicyRow,
+    )
 }
 """Kinds whose rows lie in Parquet parts, by name."""
 

@@ -11,6 +11,8 @@ class QRow(Row):
     `metrics.json`."""
 
     kind: ClassVar[str] = "q"
+    version: ClassVar[int] = 2  # 2: v
+    readable_versions: ClassVar[tuple[int, ...]] = (1, 2)
     one_row_is: ClassVar[str] = "a turn that has an action and fits the model's context"
 
     conversation_id: str = column("Conversation.")
@@ -25,3 +27,7 @@ class QRow(Row):
     )
     weight: float = column("Weight of the turn in the fit.", unit="1")
     split: str = column("train or heldout.")
+    v: float | None = column(
+        "V̂(s_i), which knows the state and not the action; null where there is none.",
+        unit="discounted outcomes",
+    )

@@ -1,25 +1,36 @@
-"""Fitting Q̂ to Monte Carlo returns: one causal pass over a conversation scores all its turns.
+"""Fitting Q̂: one causal pass over a conversation scores all its turns.
 
-The epoch that predicts best on a tenth of the training conversations, kept out of the gradient, is
-the one that is kept: a reward that has memorised its noise is worse than none. The held-out split
-is not looked at.
+    mc                       regress on Monte Carlo returns
+    td-lambda, sarsa, fqe    start from there; then, sweep by sweep, regress on targets that the Q̂
+                             of the sweep before makes of the next states (fitted Q iteration, whose
+                             target network that is)
+
+Of the Monte Carlo fit, the epoch that predicts best on a tenth of the training conversations, kept
+out of the gradient, is the one that is kept: a reward that has memorised its noise is worse than
+none. The held-out split is not looked at.
+
+Shapes: N turns of a batch, M members.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from iterppo.config import FitQConfig
+from iterppo.lm.checkpoint import Checkpoint, Saved
 from iterppo.lm.q_function import QFunction
 from iterppo.lm.rendering import Segment
 from iterppo.lm.training import minimise, token_batches
 from iterppo.logs.splits import unit_hash
+from iterppo.rl.q_targets import poisson_counts
 
 VALIDATION_SHARE = 0.1
+STATE_WEIGHT = 0.5
+"""Of V̂'s loss beside Q̂'s: the backbone is Q̂'s in the first place."""
 
 
 @dataclass(frozen=True)
@@ -44,61 +55,205 @@ class Fit:
 
     losses: list[float]
     validation: list[float]
-    """Loss on the validation conversations, before training and after each epoch."""
+    """Loss on the validation conversations, before training and after each epoch of the Monte Carlo
+    fit."""
     best_epoch: int
+    sweeps: list[float] = field(default_factory=list)
+    """Root mean square change of the targets from each sweep to the next."""
 
 
-def fit(q: QFunction, targets: Sequence[Target], config: FitQConfig) -> Fit:
-    """Fit Q̂ in place and leave it at its best epoch.
+def fit(
+    q: QFunction,
+    targets: Sequence[Target],
+    config: FitQConfig,
+    *,
+    sweep: Callable[[], list[Target]] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Fit:
+    """Fit Q̂ in place; leave it at its best epoch, or after the last sweep.
+
+    Args:
+        q: What is fitted.
+        targets: Monte Carlo returns.
+        config: Of the stage.
+        sweep: For every method but mc: new targets, made by Q̂ as it is then.
+        checkpoint: Where a fit that is killed can go on from.
 
     Raises:
         ValueError: If no target has a known return, or a return is outside [0, 1] under the bce
         loss.
     """
+    saved = checkpoint.load() if checkpoint else None
+    done = 0 if saved is None else int(saved.notes["sweep"])
+    made = Fit([], [], 0) if done else _regress(q, targets, config, 0, checkpoint)
+    if sweep is None:
+        return made
+    changes: list[float] = []
+    current = list(targets)
+    for number in range(max(1, done), config.sweeps + 1):
+        if saved is not None and number == done:
+            # The parameters are restored by `minimise`; the targets were made by those of before.
+            current = _with_values(targets, saved)
+            changes, made = saved.notes["changes"], Fit(**saved.notes["made"])
+        else:
+            before, current = current, sweep()
+            changes.append(_change(before, current))
+        found = _regress(q, current, config, number, checkpoint, made=made, changes=changes)
+        made = replace(made, losses=made.losses + found.losses)
+    return replace(made, sweeps=changes)
+
+
+def _regress(
+    q: QFunction,
+    targets: Sequence[Target],
+    config: FitQConfig,
+    sweep: int,
+    checkpoint: Checkpoint | None,
+    *,
+    made: Fit | None = None,
+    changes: Sequence[float] = (),
+) -> Fit:
+    """One regression on fixed targets; sweep 0 is the Monte Carlo fit."""
     usable = [target for target in targets if target.usable]
     _check(usable, config)
     is_validation = [
-        unit_hash(t.conversation_id, seed=config.seed + 1) < VALIDATION_SHARE for t in usable
+        sweep == 0 and unit_hash(t.conversation_id, seed=config.seed + 1) < VALIDATION_SHARE
+        for t in usable
     ]
-    train = [t for t, kept_out in zip(usable, is_validation, strict=True) if not kept_out] or usable
+    train = [t for t, kept_out in zip(usable, is_validation, strict=True) if not kept_out] or [
+        *usable
+    ]
     validation = [t for t, kept_out in zip(usable, is_validation, strict=True) if kept_out]
-    history = [_mean_loss(q, validation, config)]
-    best = (history[0], 0, _copy(q))
+    progress = _Progress(q, targets, sweep, made, list(changes))
+    progress.note(_mean_loss(q, validation, config), better=True)
 
     def after_epoch(_: int) -> None:
-        nonlocal best
-        history.append(_mean_loss(q, validation, config))
-        if not validation or history[-1] < best[0]:
-            best = (history[-1], len(history) - 1, _copy(q))
+        loss = _mean_loss(q, validation, config)
+        progress.note(loss, better=not validation or loss < progress.lowest)
         q.model.train()
 
     # By the log's mean weight, not by the batch's own: batches hold conversations of one length,
     # weights depend on the length, and would cancel.
     weights = [w for target in train for w in target.weights if w > 0]
     mean_weight = sum(weights) / len(weights)
+    draws = [_draws(target.conversation_id, q.settings.members, config.seed) for target in train]
 
     def loss_of(batch: list[int]) -> torch.Tensor:
-        total, _, number = _weighted_loss(q, [train[index] for index in batch], config)
+        chosen = [train[index] for index in batch]
+        total, number = _training_loss(q, chosen, [draws[index] for index in batch], config)
         return total / (number * mean_weight)
 
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed + sweep)
     q.model.train()
     losses = minimise(
-        list(q.model.parameters()),
+        q.parameters(),
         loss_of,
         [len(target.segment.ids) for target in train],
-        epochs=config.epochs,
+        epochs=config.epochs if sweep == 0 else config.sweep_epochs,
         max_steps=config.max_steps,
         tokens_per_batch=config.tokens_per_batch,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
-        seed=config.seed,
-        what="fit-q",
+        seed=config.seed + sweep,
+        what="fit-q" if sweep == 0 else f"fit-q, sweep {sweep} of {config.sweeps}",
         after_epoch=after_epoch,
+        checkpoint=checkpoint,
+        companion=progress,
     )
-    q.model.load_state_dict(best[2])
+    progress.take_best()
     q.model.eval()
-    return Fit(losses, history, best[1])
+    return Fit(losses, progress.history, progress.best_epoch)
+
+
+class _Progress:
+    """What a regression must know besides parameters and optimiser: its best epoch so far, and its
+    targets."""
+
+    def __init__(
+        self,
+        q: QFunction,
+        targets: Sequence[Target],
+        sweep: int,
+        made: Fit | None,
+        changes: list[float],
+    ) -> None:
+        self._q, self._targets, self._sweep = q, targets, sweep
+        self._made, self._changes = made, changes
+        self.history: list[float] = []
+        self.lowest = math.inf
+        self.best_epoch = 0
+        self._best: list[torch.Tensor] = []
+
+    def note(self, loss: float, *, better: bool) -> None:
+        """After an epoch."""
+        self.history.append(loss)
+        if better:
+            self.lowest, self.best_epoch = loss, len(self.history) - 1
+            self._best = [p.detach().clone() for p in self._q.parameters()]
+
+    @torch.no_grad()
+    def take_best(self) -> None:
+        """Set the parameters to those of the best epoch."""
+        for parameter, value in zip(self._q.parameters(), self._best, strict=True):
+            parameter.copy_(value)
+
+    def saved(self) -> Saved:
+        """For the checkpoint."""
+        tensors = {f"best.{number}": value for number, value in enumerate(self._best)}
+        tensors["returns"], tensors["weights"] = (
+            torch.tensor([x for t in self._targets for x in values(t)], dtype=torch.float64)
+            for values in (lambda t: t.returns, lambda t: t.weights)
+        )
+        notes = {
+            "sweep": self._sweep,
+            "history": self.history,
+            "lowest": self.lowest,
+            "best_epoch": self.best_epoch,
+            "changes": self._changes,
+            "made": vars(self._made or Fit([], [], 0)),
+        }
+        return Saved(tensors, notes)
+
+    def restore(self, saved: Saved) -> None:
+        """From the checkpoint."""
+        self.history, self.lowest = saved.notes["history"], saved.notes["lowest"]
+        self.best_epoch = saved.notes["best_epoch"]
+        device = self._q.model.device
+        self._best = [saved.tensors[f"best.{n}"].to(device) for n in range(len(self._best))]
+
+
+def _change(before: Sequence[Target], after: Sequence[Target]) -> float:
+    """Root mean square difference of the targets that both have."""
+    known = [
+        (old - new) ** 2
+        for a, b in zip(before, after, strict=True)
+        for old, new, v, w in zip(a.returns, b.returns, a.weights, b.weights, strict=True)
+        if v > 0 and w > 0
+    ]
+    return math.sqrt(sum(known) / len(known)) if known else math.nan
+
+
+def _with_values(targets: Sequence[Target], saved: Saved) -> list[Target]:
+    """The targets that a killed sweep had."""
+    returns = iter(saved.tensors["returns"].tolist())
+    weights = iter(saved.tensors["weights"].tolist())
+    return [
+        replace(
+            t,
+            returns=[next(returns) for _ in t.returns],
+            weights=[next(weights) for _ in t.weights],
+        )
+        for t in targets
+    ]
+
+
+def _draws(conversation_id: str, members: int, seed: int) -> list[int]:
+    """How often each member's resample holds a conversation."""
+    if members == 1:
+        return [1]
+    return poisson_counts(
+        [unit_hash(f"{conversation_id}/{m}", seed=seed + 2) for m in range(members)]
+    )
 
 
 def _check(targets: Sequence[Target], config: FitQConfig) -> None:
@@ -113,23 +268,33 @@ def _check(targets: Sequence[Target], config: FitQConfig) -> None:
         )
 
 
-def _weighted_loss(
-    q: QFunction, targets: Sequence[Target], config: FitQConfig
-) -> tuple[torch.Tensor, float, int]:
-    """Sum of the weighted losses of all turns, sum of their weights, and number of those that have
-    one."""
-    raw_N = q.raw([target.segment for target in targets])
-    weight_N = torch.tensor([w for t in targets for w in t.weights], device=raw_N.device)
-    return_N = torch.tensor(
-        [g for t in targets for g in t.returns], device=raw_N.device
-    ).nan_to_num()
+def _turn_losses(
+    raw: torch.Tensor, targets: Sequence[Target], config: FitQConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss (N, …) and weight (N,) of every turn, for outputs of shape (N, …)."""
+    weight_N = torch.tensor([w for t in targets for w in t.weights], device=raw.device)
+    return_N = torch.tensor([g for t in targets for g in t.returns], device=raw.device)
+    aim = return_N.nan_to_num().view(-1, *[1] * (raw.ndim - 1)).expand_as(raw)
     if config.loss == "bce":
-        loss_N = torch.nn.functional.binary_cross_entropy_with_logits(
-            raw_N, return_N, reduction="none"
-        )
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(raw, aim, reduction="none")
     else:
-        loss_N = (raw_N - return_N).square()
-    return (loss_N * weight_N).sum(), float(weight_N.sum()), int((weight_N > 0).sum())
+        loss = (raw - aim).square()
+    return loss, weight_N
+
+
+def _training_loss(
+    q: QFunction, targets: Sequence[Target], draws: Sequence[list[int]], config: FitQConfig
+) -> tuple[torch.Tensor, int]:
+    """Sum of the weighted losses of all turns, the members' mean on their own resamples and V̂'s;
+    and the number of turns that have a weight."""
+    q_NM, v_N = q.outputs([target.segment for target in targets])
+    loss_NM, weight_N = _turn_losses(q_NM, targets, config)
+    drawn_NM = torch.tensor(
+        [d for t, d in zip(targets, draws, strict=True) for _ in t.weights], device=q_NM.device
+    )
+    state_loss_N, _ = _turn_losses(v_N, targets, config)
+    loss_N = (loss_NM * drawn_NM).mean(dim=1) + STATE_WEIGHT * state_loss_N
+    return (loss_N * weight_N).sum(), int((weight_N > 0).sum())
 
 
 @torch.no_grad()
@@ -140,11 +305,8 @@ def _mean_loss(q: QFunction, targets: Sequence[Target], config: FitQConfig) -> f
     total = mass = 0.0
     lengths = [len(target.segment.ids) for target in targets]
     for batch in token_batches(lengths, tokens_per_batch=config.tokens_per_batch, seed=None):
-        loss, weight, _ = _weighted_loss(q, [targets[index] for index in batch], config)
-        total += float(loss)
-        mass += weight
+        chosen = [targets[index] for index in batch]
+        loss_N, weight_N = _turn_losses(q.raw([t.segment for t in chosen]), chosen, config)
+        total += float((loss_N * weight_N).sum())
+        mass += float(weight_N.sum())
     return total / mass
-
-
-def _copy(q: QFunction) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in q.model.state_dict().items()}

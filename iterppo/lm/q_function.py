@@ -1,24 +1,38 @@
 """Q̂: a sequence-classification model on (s, a), read where the customer's answer would begin.
 
-Shapes: B segments or pairs, T tokens, D hidden, N action ends in a batch.
+    h = backbone(s, a) at the end of the pair       Q_m = w_m·h, m = 1 … M    Q̂ = value(mean_m Q_m)
+    h' = backbone(s) at the end of the state        V̂ = value(u·h')
+
+The M members share the backbone; each has a head of its own, which starts elsewhere and sees its
+own bootstrap resample of the conversations. Heads are linear, so the mean of the members is one
+linear head too: the folder that is saved is a plain sequence-classification model which gives Q̂ by
+itself, and the members lie beside it. V̂, which cannot see the action, is what Q̂ is compared with.
+
+Shapes: B segments or pairs, T tokens, D hidden, N action ends in a batch, M members.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
+from peft import LoraConfig, get_peft_model
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from iterppo.config import FitQConfig
 from iterppo.errors import ArtifactError
 from iterppo.lm.policy import load_tokenizer
 from iterppo.lm.rendering import Message, Renderer, Segment
 from iterppo.lm.training import right_pad, token_batches
 
 SETTINGS = "iterppo_q.json"
+HEADS = "iterppo_q_heads.safetensors"
 
 
 class QSettings(BaseModel):
@@ -28,22 +42,56 @@ class QSettings(BaseModel):
 
     loss: Literal["bce", "squared"]
     max_tokens: int
+    members: int = 1
+
+
+class Outputs(NamedTuple):
+    """What the heads say at the ends of a batch; logits under bce."""
+
+    q_NM: torch.Tensor
+    v_N: torch.Tensor
+
+
+class Estimate(NamedTuple):
+    """What is thought of one (s, a), in units of the return."""
+
+    q: float
+    spread: float | None
+    """Standard deviation over the members; None where there is one."""
+    v: float
+    """V̂(s)."""
+
+
+class _Heads(torch.nn.Module):
+    def __init__(self, width: int, members: int) -> None:
+        super().__init__()
+        self.members = torch.nn.Linear(width, members, bias=False)
+        self.state = torch.nn.Linear(width, 1, bias=False)
 
 
 class QFunction:
     """Q̂(s, a) as a callable on text turns; it tokenises by itself, whatever the policy's
     tokenizer."""
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, settings: QSettings) -> None:
+    kappa = 0.0
+    """κ of the lower confidence bound Q̂ − κ·spread that a call gives."""
+    autocast: torch.dtype | None = None
+    """Precision of the backbone's arithmetic; None: that of its weights."""
+
+    def __init__(
+        self, model: PreTrainedModel, renderer: Renderer, settings: QSettings, heads: _Heads
+    ) -> None:
         self.model = model
         self.renderer = renderer
         self.settings = settings
+        self.heads = heads
         self._pad_id: int = renderer.tokenizer.pad_token_id
+        self._adapted: Any = None
 
     @classmethod
-    def from_policy(cls, folder: Path, settings: QSettings) -> QFunction:
-        """An untrained Q on the backbone of a policy. Its head starts at zero: every pair has the
-        same value."""
+    def from_policy(cls, folder: Path, settings: QSettings, *, seed: int = 0) -> QFunction:
+        """An untrained Q on the backbone of a policy. Every pair has the same value: the members'
+        heads start at random, yet sum to zero."""
         tokenizer = load_tokenizer(str(folder))
         model = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -54,7 +102,13 @@ class QFunction:
             dtype=torch.float32,
         )
         torch.nn.init.zeros_(model.score.weight)
-        return cls(model, Renderer(tokenizer), settings)
+        heads = _Heads(model.score.weight.shape[1], settings.members)
+        torch.nn.init.zeros_(heads.state.weight)
+        start_MD = torch.empty_like(heads.members.weight)
+        start_MD.normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            heads.members.weight.copy_(start_MD - start_MD.mean(dim=0))
+        return cls(model, Renderer(tokenizer), settings, heads)
 
     @classmethod
     def load(cls, folder: Path) -> QFunction:
@@ -63,56 +117,190 @@ class QFunction:
             settings = QSettings.model_validate_json(
                 (folder / SETTINGS).read_text(encoding="utf-8")
             )
-        except (OSError, ValueError) as error:
+            weights = load_file(folder / HEADS)
+        except (OSError, ValueError, SafetensorError) as error:
             raise ArtifactError(
                 f"{folder / SETTINGS}: cannot be read ({type(error).__name__}). Fit Q again."
             ) from None
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
-        return cls(model, Renderer(load_tokenizer(str(folder))), settings)
+        heads = _Heads(model.score.weight.shape[1], settings.members)
+        heads.load_state_dict(weights)
+        return cls(model, Renderer(load_tokenizer(str(folder))), settings, heads)
 
     def save(self, folder: Path) -> None:
-        """Write model, tokenizer and settings."""
+        """Write model, tokenizer, heads and settings. The model's own head is the members' mean."""
         folder.mkdir(parents=True, exist_ok=True)
+        with torch.no_grad():
+            mean_D = self.heads.members.weight.mean(dim=0, keepdim=True)
+            cast(Any, self.model).score.weight.copy_(mean_D)
         self.model.save_pretrained(folder, safe_serialization=True)
         self.renderer.tokenizer.save_pretrained(folder)
+        save_file(
+            {name: value.contiguous() for name, value in self.heads.state_dict().items()},
+            folder / HEADS,
+        )
         (folder / SETTINGS).write_text(
             self.settings.model_dump_json(indent=2) + "\n", encoding="utf-8"
         )
 
-    def raw(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """Outputs of the head (logits under bce) at every action end of the segments, in order:
-        shape (N,)."""
-        device = self.model.device
-        ids_BT = right_pad([segment.ids for segment in segments], value=self._pad_id).to(device)
-        backbone: Any = getattr(self.model, self.model.base_model_prefix)
+    def prepare(self, config: FitQConfig) -> None:
+        """Make ready to be fitted: adapters, precision, memory, and the GPU if there is one."""
+        model: Any = self.model
+        if config.lora_rank:
+            adapters = LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha,
+                target_modules="all-linear",
+                exclude_modules=["score"],
+            )
+            self._adapted = get_peft_model(model, adapters)
+        self.autocast = torch.bfloat16 if config.bf16 else None
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.use_accelerator()
+
+    def use_accelerator(self) -> None:
+        """Put everything on the GPU, if there is one."""
+        if torch.cuda.is_available():
+            cast(Any, self.model).to("cuda")
+            self.heads.to("cuda")
+
+    def finish(self) -> None:
+        """After the fit: adapters become part of the backbone."""
+        if self._adapted is not None:
+            self.model = self._adapted.merge_and_unload()
+            self._adapted = None
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained: the backbone, or its adapters, and the heads."""
+        backbone = [
+            parameter
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad and not name.startswith("score.")
+        ]
+        return [*backbone, *self.heads.parameters()]
+
+    # --- one pass
+
+    def outputs(self, segments: Sequence[Segment]) -> Outputs:
+        """What the heads say at every action end of the segments, in order, by one causal pass."""
+        ids_BT = right_pad([segment.ids for segment in segments], value=self._pad_id)
         # Right padding needs no attention mask in a causal model, and no end is ever looked for by
         # a pad id.
-        hidden_BTD = backbone(input_ids=ids_BT, use_cache=False).last_hidden_state
+        hidden_BTD = self._hidden(input_ids=ids_BT.to(self.model.device))
         rows = [row for row, segment in enumerate(segments) for _ in segment.ends]
-        positions = [position for segment in segments for _, position in segment.ends]
-        score: Any = self.model.score
-        values: torch.Tensor = score(hidden_BTD[rows, positions]).squeeze(-1).float()
-        return values
+        ends = [position for segment in segments for _, position in segment.ends]
+        states = [position for segment in segments for position in segment.states]
+        return Outputs(
+            self.heads.members(hidden_BTD[rows, ends].float()),
+            self.heads.state(hidden_BTD[rows, states].float()).squeeze(-1),
+        )
 
-    def to_value(self, raw_N: torch.Tensor) -> torch.Tensor:
+    def raw(self, segments: Sequence[Segment]) -> torch.Tensor:
+        """The mean member's output at every action end, in order: shape (N,)."""
+        return self.outputs(segments).q_NM.mean(dim=1)
+
+    def to_value(self, raw: torch.Tensor) -> torch.Tensor:
         """Head output to an expected return."""
-        return torch.sigmoid(raw_N) if self.settings.loss == "bce" else raw_N
+        return torch.sigmoid(raw) if self.settings.loss == "bce" else raw
 
     @torch.no_grad()
+    def estimates(
+        self, segments: Sequence[Segment], *, tokens_per_batch: int = 8192
+    ) -> list[list[Estimate]]:
+        """What is thought of the pair at each end of each segment."""
+        self.model.eval()
+        found: list[list[Estimate]] = [[] for _ in segments]
+        lengths = [len(segment.ids) for segment in segments]
+        for batch in token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=None):
+            flat = iter(self._estimates(self.outputs([segments[index] for index in batch])))
+            for index in batch:
+                found[index] = [next(flat) for _ in segments[index].ends]
+        return found
+
     def segment_values(
         self, segments: Sequence[Segment], *, tokens_per_batch: int = 8192
     ) -> list[list[float]]:
-        """Values at the action ends of each segment."""
+        """Q̂ at the action ends of each segment."""
+        found = self.estimates(segments, tokens_per_batch=tokens_per_batch)
+        return [[estimate.q for estimate in estimates] for estimates in found]
+
+    @torch.no_grad()
+    def branch_values(self, trunk: Segment, branches: Sequence[tuple[int, str]]) -> list[float]:
+        """Q̂ of other actions in the states of a conversation, in one pass for many of them.
+
+            trunk   s_1 a_1 s_2 a_2 …                   its own tokens, causally
+            branch  (number of an end, a'):  a' attends to the trunk up to that end's state, and to
+                    itself; its positions go on from there
+
+        What a pair by itself gives; K actions at n states cost the tokens of the conversation and
+        of the actions, where pairs by themselves repeat the state nK times.
+
+        Args:
+            trunk: A segment of the conversation.
+            branches: Number of an end of the segment, and another action in its state.
+
+        Returns:
+            Values in the order of the branches; NaN where a pair exceeds the context.
+        """
         self.model.eval()
-        values: list[list[float]] = [[] for _ in segments]
-        lengths = [len(segment.ids) for segment in segments]
-        for batch in token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=None):
-            flat = iter(self.to_value(self.raw([segments[index] for index in batch])).tolist())
-            for index in batch:
-                values[index] = [next(flat) for _ in segments[index].ends]
+        written = [self.renderer.turn_ids(action.strip()) for _, action in branches]
+        values = [math.nan] * len(branches)
+        fits = [
+            n
+            for n, (end, _) in enumerate(branches)
+            if trunk.states[end] + 1 + len(written[n]) <= self.settings.max_tokens
+        ]
+        for group in _groups([len(written[n]) for n in fits], room=max(512, len(trunk.ids))):
+            chosen = [fits[place] for place in group]
+            starts = [trunk.states[branches[n][0]] for n in chosen]
+            raw_N = self._branches(trunk.ids, starts, [written[n] for n in chosen])
+            for n, value in zip(chosen, self.to_value(raw_N).tolist(), strict=True):
+                values[n] = value
         return values
+
+    def _branches(
+        self, trunk: list[int], starts: list[int], branches: list[list[int]]
+    ) -> torch.Tensor:
+        ids = [*trunk, *(token for branch in branches for token in branch)]
+        positions = list(range(len(trunk)))
+        seen_TT = torch.zeros(len(ids), len(ids), dtype=torch.bool)
+        seen_TT[: len(trunk), : len(trunk)] = True
+        ends, at = [], len(trunk)
+        for start, branch in zip(starts, branches, strict=True):
+            positions += range(start + 1, start + 1 + len(branch))
+            seen_TT[at : at + len(branch), : start + 1] = True
+            seen_TT[at : at + len(branch), at : at + len(branch)] = True
+            at += len(branch)
+            ends.append(at - 1)
+        seen_TT &= torch.ones_like(seen_TT).tril()
+        device = self.model.device
+        barred_11TT = torch.zeros(1, 1, len(ids), len(ids), device=device)
+        barred_11TT.masked_fill_(~seen_TT.to(device), torch.finfo(torch.float32).min)
+        hidden_1TD = self._hidden(
+            input_ids=torch.tensor([ids], device=device),
+            attention_mask=barred_11TT,
+            position_ids=torch.tensor([positions], device=device),
+        )
+        q_NM: torch.Tensor = self.heads.members(hidden_1TD[0, ends].float())
+        return q_NM.mean(dim=1)
+
+    def _hidden(self, **inputs: torch.Tensor) -> torch.Tensor:
+        backbone: Any = getattr(self.model, self.model.base_model_prefix)
+        kind = self.model.device.type
+        with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
+            hidden: torch.Tensor = backbone(**inputs, use_cache=False).last_hidden_state
+        return hidden
+
+    def _estimates(self, outputs: Outputs) -> list[Estimate]:
+        q_N = self.to_value(outputs.q_NM.mean(dim=1)).tolist()
+        v_N = self.to_value(outputs.v_N).tolist()
+        if self.settings.members == 1:
+            return [Estimate(q, None, v) for q, v in zip(q_N, v_N, strict=True)]
+        spread_N = self.to_value(outputs.q_NM).std(dim=1).tolist()
+        return [Estimate(*each) for each in zip(q_N, spread_N, v_N, strict=True)]
 
     def __call__(self, states: Sequence[Sequence[Message]], actions: Sequence[str]) -> list[float]:
         """Q̂ of every (state, action).
@@ -122,7 +310,8 @@ class QFunction:
             actions: Texts; "" is ∅.
 
         Returns:
-            Values in discounted outcomes; a state that cannot be cut to the context raises.
+            Values in discounted outcomes, less κ times their spread; a state that cannot be cut to
+            the context raises.
 
         Raises:
             ArtifactError: If a last message is longer than the context that Q was fitted with.
@@ -138,5 +327,19 @@ class QFunction:
                     f"{self.settings.max_tokens} tokens. Fit Q with a larger fit-q.max_tokens."
                 )
             pair = self.renderer.prompt_ids(fitted[0]) + ids
-            segments.append(Segment(pair, [(0, len(pair) - 1)]))
-        return [value for (value,) in self.segment_values(segments)]
+            segments.append(Segment(pair, [(0, len(pair) - 1)], [len(pair) - len(ids) - 1]))
+        return [one.q - self.kappa * (one.spread or 0.0) for (one,) in self.estimates(segments)]
+
+
+def _groups(lengths: Sequence[int], *, room: int) -> Iterator[list[int]]:
+    """Indices of consecutive branches that together take at most `room` tokens, one at least."""
+    group: list[int] = []
+    used = 0
+    for index, length in enumerate(lengths):
+        if group and used + length > room:
+            yield group
+            group, used = [], 0
+        group.append(index)
+        used += length
+    if group:
+        yield group

@@ -104,6 +104,8 @@ class Segment:
     ids: list[int]
     ends: list[tuple[int, int]]
     """(index of the decision, position where its pair is read: see `Renderer.pair_ids`)."""
+    states: list[int]
+    """Position of the last token of each end's state: what follows it is the action."""
 
 
 class Renderer:
@@ -199,9 +201,14 @@ class Renderer:
                 too_long.append(index)
                 continue
             messages, cut = fitted
-            ids = self.prompt_ids(messages) + action
-            ends = [*(by_cut[cut].ends if cut in by_cut else []), (index, len(ids) - 1)]
-            by_cut[cut] = Segment(ids, ends)
+            prompt = self.prompt_ids(messages)
+            ids = prompt + action
+            before = by_cut.get(cut, Segment([], [], []))
+            by_cut[cut] = Segment(
+                ids,
+                [*before.ends, (index, len(ids) - 1)],
+                [*before.states, len(prompt) - 1],
+            )
         return list(by_cut.values()), too_long
 
     # --- how

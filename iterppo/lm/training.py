@@ -10,6 +10,13 @@ from typing import TypeVar
 
 import torch
 
+from iterppo.lm.checkpoint import (
+    Checkpoint,
+    Companion,
+    Saved,
+    restore_training_state,
+    training_state,
+)
 from iterppo.progress import progress
 
 Item = TypeVar("Item")
@@ -62,6 +69,8 @@ def minimise(
     seed: int,
     what: str,
     after_epoch: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+    companion: Companion | None = None,
 ) -> list[float]:
     """Minimise a loss over batches of sequences; returns the loss of every step.
 
@@ -77,6 +86,8 @@ def minimise(
         seed: Of the order of batches.
         what: Name for the progress line.
         after_epoch: Called with the number of each whole pass.
+        checkpoint: Where to save, and to go on from if something of this name was saved there.
+        companion: What is saved and restored along.
     """
     per_epoch = len(token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=seed))
     num_steps = max(1, min(max_steps, round(epochs * per_epoch)))
@@ -97,10 +108,22 @@ def minimise(
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    peak = [group["lr"] for group in optimiser.param_groups]
     losses: list[float] = []
     batches = _endless(lengths, tokens_per_batch=tokens_per_batch, seed=seed)
-    for step in progress(range(num_steps), what, total=num_steps, unit="steps"):
+    saved = checkpoint.load() if checkpoint else None
+    if saved is not None and saved.notes["what"] == what:
+        restore_training_state(saved.tensors, parameters, optimiser)
+        losses = saved.notes["losses"]
+        if companion is not None:
+            companion.restore(saved)
+        for _ in losses:
+            next(batches)
+    for step in progress(
+        range(len(losses), num_steps), what, total=num_steps - len(losses), unit="steps"
+    ):
+        for group, highest in zip(optimiser.param_groups, peak, strict=True):
+            group["lr"] = highest * rate(step)
         loss = loss_of(next(batches))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"{what}: the loss is {loss.item()} at step {step}")
@@ -108,10 +131,13 @@ def minimise(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        schedule.step()
         losses.append(float(loss.detach()))
         if after_epoch is not None and ((step + 1) % per_epoch == 0 or step + 1 == num_steps):
             after_epoch((step + 1) // per_epoch)
+        if checkpoint is not None and (step + 1) % checkpoint.every == 0:
+            beside = Saved({}, {}) if companion is None else companion.saved()
+            tensors = training_state(parameters, optimiser) | beside.tensors
+            checkpoint.save(Saved(tensors, {**beside.notes, "what": what, "losses": losses}))
     return losses
 
 

@@ -7,11 +7,17 @@ outcome is 0. What a log holds of the time after the cutoff is cut, as if it had
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
+from iterppo.config import parse_duration
 from iterppo.logs.outcomes import Label
 from iterppo.logs.records import LogConversation, LogMessage
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,17 @@ def utc(time: object) -> datetime:
     """A message's time, of which one without a zone is in UTC."""
     assert isinstance(time, datetime)
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+def fate_known_until(ingested: Mapping[str, Any]) -> np.datetime64 | None:
+    """Up to when it is known what followed a message, where the log was cut by a clock: the cutoff
+    minus the silence that ends a conversation, or the wait for an event where that is longer."""
+    import numpy as np
+
+    if not ingested.get("cutoff"):
+        return None
+    waits = [outcome.get("window", "0s") for outcome in ingested["outcomes"]]
+    silence = max(parse_duration(wait) for wait in (ingested["idle"], *waits))
+    cutoff = datetime.fromisoformat(ingested["cutoff"])
+    cutoff = cutoff.replace(tzinfo=UTC) if cutoff.tzinfo is None else cutoff.astimezone(UTC)
+    return np.datetime64((cutoff - silence).replace(tzinfo=None), "us")

@@ -5,11 +5,8 @@ Shapes: N turns, S resamples of conversations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from iterppo.statistics.calibration import calibration_error
 from iterppo.statistics.intervals import percentile_interval
 from iterppo.statistics.resampling import Array, Resamples, ratio
 
@@ -121,39 +118,3 @@ def _correlation_of_sums(sums_S6: Array) -> Array:
     values[varies] = np.clip(covariance[varies] / np.sqrt(variances[varies]), -1, 1)
     found[some] = values
     return found
-
-
-def q_diagnostics(
-    conversation_ids: Sequence[str],
-    prediction: Sequence[float],
-    target: Sequence[float],
-    weight: Sequence[float],
-    *,
-    constant: float,
-    samples: int,
-    seed: int,
-) -> dict[str, float | bool]:
-    """Held-out metrics of Q̂ against a constant alone; `iterppo.statistics.q_diagnostics.diagnose`
-    gives them all.
-
-    `better_than_constant` is true only where the whole 95 % interval of the explained variance lies
-    above 0.
-    """
-    q, g, w = (np.asarray(values, dtype=float) for values in (prediction, target, weight))
-    resamples = Resamples.of(conversation_ids, samples=samples, seed=seed)
-    low, high = explained_variance_interval(q, g, w, resamples, baseline=constant)
-    return {
-        "num_turns": float(len(q)),
-        "num_conversations": float(resamples.num_conversations),
-        "return_mean": float(np.average(g, weights=w)),
-        "q_mean": float(np.average(q, weights=w)),
-        "constant": constant,
-        "mse": float(np.average((g - q) ** 2, weights=w)),
-        "mse_constant": float(np.average((g - constant) ** 2, weights=w)),
-        "explained_variance": explained_variance(q, g, w, baseline=constant),
-        "explained_variance_low": low,
-        "explained_variance_high": high,
-        "auc": auc(q, g > 0),
-        "calibration_error": calibration_error(q, g, w),
-        "better_than_constant": bool(low > 0),
-    }

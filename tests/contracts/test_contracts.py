@@ -25,16 +25,18 @@ SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 # A published version never changes. A change of a contract is a new version: a new document and a
 # new line here.
 PUBLISHED = {
+    "actions/v1.json": "8ab75b849a7588f53ebdbb8602f4fc56d4f4fac2f91a86dab1235cf8559fa798",
     "policy/v1.json": "538cbb025cf2b7a1d0a8e5bcb0270744bb9393ba8c7c6b77442c850d6b685274",
     "prompts/v1.json": "6b47fe81721659ed2d2d2a154009646476fdec2401e81a894eeacb39b006cd6c",
     "q/v1.json": "de80a594b968f4498f117f2457793a6b83de4cae27c3fac1fa1f4eebab2d0e6b",
+    "q/v2.json": "414070b77656dd3430864605cffd25de93315872b0e8b1253cb231b086cd4d09",
     "rejects/v1.json": "c5e9620b2e9faf933b0edd7fa2c6ea0e2f93f84a0b7d875bb548ba19d1d9c7f2",
     "returns/v1.json": "aabb3ba469b7462654403dece2209714ae05f3d5977aaa1a3b09c4af551859bc",
     "trajectories/v1.json": "6b7fbf01c05b3815f04ec856917d029fddb78af0a60cb62237ea17aa472a3ad9",
     "trajectories/v2.json": "b9511d7f80913b92cd6287434160bdd5f447f3b5f57ae4243abd1a6d1bd598a1",
 }
 # Columns that a version added: null in artifacts of the versions before.
-ADDED = {"trajectories": {2: {"customer_id", "business_id", "facts"}}}
+ADDED = {"trajectories": {2: {"customer_id", "business_id", "facts"}}, "q": {2: {"v"}}}
 
 KINDS = list(ROWS)
 REQUIRED = [
@@ -189,7 +191,8 @@ def test_kinds_and_versions_are_those_of_the_tables() -> None:
         "trajectories": 2,
         "rejects": 1,
         "returns": 1,
-        "q": 1,
+        "actions": 1,
+        "q": 2,
         "prompts": 1,
         "policy": 1,
         "log": 1,

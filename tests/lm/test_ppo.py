@@ -743,7 +743,7 @@ def test_q_as_the_reward_reads_text_whatever_the_policys_tokenizer(
     }
     policies.save_policy(tmp_path / "other", model=model, renderer=own, settings=settings)
     q = QFunction.from_policy(tmp_path / "other", QSettings(loss="bce", max_tokens=200))
-    torch.nn.init.normal_(q.model.score.weight)
+    torch.nn.init.normal_(q.heads.members.weight)
     run = start(reward=q).train()
     by_id = {row["prompt_id"]: row["prompt"] for row in prompts}
 

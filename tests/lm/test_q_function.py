@@ -34,7 +34,7 @@ def q(make_policy: MakePolicy) -> QFunction:
     """On a backbone with random weights, its head random too: its values differ."""
     made = QFunction.from_policy(make_policy(steps=0), BCE)
     torch.manual_seed(5)
-    torch.nn.init.normal_(made.model.score.weight, std=0.2)
+    torch.nn.init.normal_(made.heads.members.weight, std=0.2)
     return made
 
 
@@ -182,14 +182,14 @@ def test_q_reads_text_with_its_own_tokenizer(
     }
     policies.save_policy(tmp_path, model=model, renderer=own, settings=settings)
     q = QFunction.from_policy(tmp_path, BCE)
-    torch.nn.init.normal_(q.model.score.weight)
+    torch.nn.init.normal_(q.heads.members.weight)
     state = make_state("wholly other kitchens")
     ids = own.pair_ids(state, "yes, other")
     hidden_TD = q.model.model(input_ids=torch.tensor([ids])).last_hidden_state[0]
 
     assert ids != renderer.pair_ids(state, "yes, other")
     assert q([state], ["yes, other"])[0] == pytest.approx(
-        torch.sigmoid(q.model.score(hidden_TD[-1])).item(), abs=1e-6
+        torch.sigmoid(q.heads.members(hidden_TD[-1])).item(), abs=1e-6
     )
 
 
@@ -256,7 +256,9 @@ def test_one_word_that_decides_is_found(
 def weights_after(make_policy: MakePolicy, targets: list[Target], settings: FitQConfig) -> bytes:
     q = QFunction.from_policy(make_policy(steps=0), BCE)
     fit(q, targets, settings)
-    return policies.tensors_as_bytes(dict(q.model.state_dict()))
+    return policies.tensors_as_bytes(
+        {**q.model.state_dict(), **{f"head {k}": v for k, v in q.heads.state_dict().items()}}
+    )
 
 
 def test_a_turn_without_weight_contributes_nothing(
@@ -322,7 +324,7 @@ def test_a_weight_is_not_measured_by_its_batch(
     fit(QFunction.from_policy(make_policy(steps=0), BCE), targets, config())
 
     assert losses[0] == pytest.approx(3 * losses[1])
-    assert losses == pytest.approx([1.5 * math.log(2), 0.5 * math.log(2)])
+    assert losses == pytest.approx([1.5 * 1.5 * math.log(2), 0.5 * 1.5 * math.log(2)])
 
 
 def test_a_fit_depends_on_its_seed_and_on_nothing_else(

@@ -15,7 +15,6 @@ from iterppo.statistics.regression import (
     correlation,
     explained_variance,
     explained_variance_interval,
-    q_diagnostics,
 )
 from iterppo.statistics.resampling import Resamples
 
@@ -180,77 +179,3 @@ def test_the_interval_of_the_explained_variance_holds_the_true_one() -> None:
 
     # 95 % are promised; fewer than 179 of 200 would have a probability of 0.1 %.
     assert covered >= 179
-
-
-# --- all together --------------------------------------------------------------------------------
-
-
-def turns_of_conversations(
-    noise: float, *, seed: int = 0
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """200 conversations of 5 turns with one return each, and a prediction of it."""
-    generator = np.random.default_rng(seed)
-    target = np.repeat(generator.integers(0, 2, size=200).astype(float), 5)
-    prediction = 0.5 + (1 - noise) * (target - 0.5) + noise * 0.1 * generator.normal(size=1000)
-    return [f"c{number // 5}" for number in range(1000)], prediction, target, np.ones(1000)
-
-
-def test_a_good_q_is_better_than_a_constant_and_noise_is_not() -> None:
-    good, noise = (
-        q_diagnostics(*turns_of_conversations(noise), constant=0.5, samples=200, seed=0)
-        for noise in (0.2, 1.0)
-    )
-
-    assert good["better_than_constant"] is True
-    assert noise["better_than_constant"] is False
-    assert (
-        good["explained_variance_low"]
-        < good["explained_variance"]
-        < good["explained_variance_high"]
-    )
-    assert good["auc"] > 0.99
-    assert noise["auc"] == pytest.approx(0.5, abs=0.1)
-
-
-def test_noise_passes_for_a_better_q_as_rarely_as_the_interval_promises() -> None:
-    """A guess per conversation: that each has 5 turns must not make it look certain."""
-    passed = 0
-    for seed in range(60):
-        generator = np.random.default_rng(seed)
-        target = np.repeat(generator.integers(0, 2, size=60).astype(float), 5)
-        prediction = 0.5 + np.repeat(generator.normal(scale=0.05, size=60), 5)
-        found = q_diagnostics(
-            [str(n // 5) for n in range(300)],
-            prediction,
-            target,
-            np.ones(300),
-            constant=0.5,
-            samples=200,
-            seed=seed,
-        )
-        passed += bool(found["better_than_constant"])
-
-    # At most 2.5 % are promised; 6 or more of 60 would have a probability of 0.4 %.
-    assert passed < 6
-
-
-def test_the_diagnostics_hold_the_plain_numbers() -> None:
-    ids, prediction, target, weight = (
-        ["a", "a", "b", "c"],
-        [0.5, 1.0, 0.0, 0.5],
-        [1.0, 1.0, 0.0, 0.0],
-        [1, 1, 2, 0],
-    )
-
-    found = q_diagnostics(ids, prediction, target, weight, constant=0.25, samples=10, seed=0)
-
-    assert found["num_turns"] == 4
-    assert found["num_conversations"] == 3
-    assert found["constant"] == 0.25
-    assert found["return_mean"] == pytest.approx(2 / 4)
-    assert found["q_mean"] == pytest.approx(1.5 / 4)
-    assert found["mse"] == pytest.approx(0.25 / 4)
-    assert found["mse_constant"] == pytest.approx((2 * 0.75**2 + 2 * 0.25**2) / 4)
-    assert found["explained_variance"] == pytest.approx(1 - 0.25 / 1.25)
-    # Positives 0.5 and 1.0 against 0.0 and 0.5: three pairs won and one tied.
-    assert found["auc"] == pytest.approx(3.5 / 4)

@@ -1,0 +1,190 @@
+"""A log as what Q is fitted on: rendered conversations, with what is known of each turn."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from iterppo.lm.q_fitting import Target
+from iterppo.lm.q_function import QFunction
+from iterppo.lm.rendering import Renderer, Segment, decisions
+from iterppo.rl.q_targets import lambda_returns
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn that has an action and fits the context."""
+
+    row: Mapping[str, Any]
+    """Of trajectories."""
+    action: str
+    return_: float | None
+    weight: float
+    state_key: str
+    """The same for turns whose states are rendered alike."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation's turns and their rendering."""
+
+    conversation_id: str
+    split: str
+    rows: Sequence[Mapping[str, Any]]
+    """All turns, of trajectories."""
+    fates_known: Sequence[bool]
+    """Whether the log shows what each turn led to."""
+    segments: list[Segment]
+    turns: list[list[Turn]]
+    """By segment and end."""
+    num_too_long: int
+    num_without_action: int
+
+    def monte_carlo(self) -> Iterator[Target]:
+        """Targets: the returns of the log."""
+        for segment, turns in zip(self.segments, self.turns, strict=True):
+            yield Target(
+                self.conversation_id,
+                segment,
+                [math.nan if turn.return_ is None else turn.return_ for turn in turns],
+                [0.0 if turn.return_ is None else turn.weight for turn in turns],
+            )
+
+    def bootstrapped(
+        self, values: Mapping[int, float], *, gamma: float, lambda_: float
+    ) -> Iterator[Target]:
+        """Targets made of V⁻ of the next states, given by their turn's index in the conversation.
+
+        Every transition whose fate is known counts the same: see `lambda_returns`.
+        """
+        number = len(self.rows)
+        targets = lambda_returns(
+            [float(row["reward"]) for row in self.rows],
+            [values.get(index + 1, math.nan) for index in range(number)],
+            [index == number - 1 for index in range(number)],
+            self.fates_known,
+            gamma=gamma,
+            lambda_=lambda_,
+        )
+        for segment in self.segments:
+            found = [targets[index] for index, _ in segment.ends]
+            yield Target(
+                self.conversation_id,
+                segment,
+                found,
+                [0.0 if math.isnan(target) else 1.0 for target in found],
+            )
+
+
+def conversations_of(
+    pairs: Iterable[tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]],
+    renderer: Renderer,
+    *,
+    system_prompt: str,
+    max_tokens: int,
+    fate_known_until: np.datetime64 | None,
+) -> Iterator[Conversation]:
+    """Render conversations, given as their rows of trajectories and of returns.
+
+    Args:
+        pairs: Rows of the same turns.
+        renderer: Of Q.
+        system_prompt: Of the policy.
+        max_tokens: Q's context.
+        fate_known_until: Where the log was cut by a clock, up to when it shows what followed a
+            message (`iterppo.rl.censoring`).
+    """
+    for rows, paid in pairs:
+        seen = list(decisions(rows, system_prompt=system_prompt))
+        segments, too_long = renderer.segments(seen, max_tokens=max_tokens)
+        yield Conversation(
+            rows[0]["conversation_id"],
+            rows[0]["split"],
+            rows,
+            _fates_known(rows, fate_known_until),
+            segments,
+            [
+                [
+                    Turn(
+                        rows[index],
+                        seen[index].action or "",
+                        paid[index]["return"],
+                        paid[index]["weight"],
+                        _key(segment.ids[: state + 1]),
+                    )
+                    for (index, _), state in zip(segment.ends, segment.states, strict=True)
+                ]
+                for segment in segments
+            ],
+            len(too_long),
+            sum(decision.action is None for decision in seen),
+        )
+
+
+def next_values(
+    q: QFunction,
+    conversations: Sequence[Conversation],
+    actions: Mapping[tuple[str, int], Sequence[str]] | None,
+) -> list[dict[int, float]]:
+    """V⁻ of the states of each conversation, by the turn's index.
+
+    Args:
+        q: Q⁻.
+        conversations: Of the log.
+        actions: By conversation and turn (from 1), what the policy to evaluate would do: V⁻ is the
+            mean of their values. None: V⁻ is Q⁻ of the action that was logged.
+    """
+    if actions is None:
+        flat = [segment for conversation in conversations for segment in conversation.segments]
+        estimates = iter(q.segment_values(flat))
+        return [
+            {
+                index: value
+                for segment in conversation.segments
+                for (index, _), value in zip(segment.ends, next(estimates), strict=True)
+            }
+            for conversation in conversations
+        ]
+    found = []
+    for conversation in conversations:
+        values: dict[int, float] = {}
+        for segment in conversation.segments:
+            branches = [
+                (end, action)
+                for end, (index, _) in enumerate(segment.ends)
+                if index > 0
+                for action in actions.get((conversation.conversation_id, index + 1), ())
+            ]
+            by_end: dict[int, list[float]] = {}
+            for (end, _), value in zip(branches, q.branch_values(segment, branches), strict=True):
+                by_end.setdefault(segment.ends[end][0], []).append(value)
+            values |= {index: float(np.nanmean(each)) for index, each in by_end.items()}
+        found.append(values)
+    return found
+
+
+def _fates_known(rows: Sequence[Mapping[str, Any]], until: np.datetime64 | None) -> list[bool]:
+    """What a turn led to is known where another turn follows, or the conversation has ended; by a
+    clock, only of turns early enough for any fate to be known: of later ones, replies are known and
+    silences are not."""
+    early = [
+        until is None
+        or all(
+            time is None or np.datetime64(time.replace(tzinfo=None), "us") <= until
+            for time in (row["customer_time"], row["sent_time"])
+        )
+        for row in rows
+    ]
+    return [
+        is_early and (number < len(rows) - 1 or not row["censored"])
+        for number, (row, is_early) in enumerate(zip(rows, early, strict=True))
+    ]
+
+
+def _key(ids: Sequence[int]) -> str:
+    return hashlib.blake2b(np.asarray(ids, dtype=np.int64).tobytes(), digest_size=12).hexdigest()
