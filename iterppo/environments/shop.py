@@ -162,6 +162,8 @@ class CustomerMove(NamedTuple):
     """Where the customer does not agree."""
 
 
+# A filter over many logged conversations asks about the same few states.
+@lru_cache(maxsize=16384)
 def customer_move(before: ShopState, intent: str) -> CustomerMove:
     """The law by which the customer answers `intent`; the shop draws from it."""
     rule = _INTENTS[intent]

@@ -1,13 +1,15 @@
 """The exact values of the shop: by hand, by Bellman's equation and by brute force."""
 
+import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import cache
+from statistics import mean, stdev
 
 import pytest
 
 from iterppo.environments.cloned_rollouts import cloned_values
-from iterppo.environments.episodes import TurnSoFar
+from iterppo.environments.episodes import TurnSoFar, hold_conversations
 from iterppo.environments.shop import (
     INTENTS,
     SCRIPTS,
@@ -20,6 +22,9 @@ from iterppo.environments.shop import (
 )
 from iterppo.environments.shop_belief import BelievedShop, belief
 from iterppo.environments.shop_solution import ShopSolution, sent_intents
+from iterppo.logs.conversations import turns_of
+from iterppo.logs.records import parse_line
+from iterppo.rl.returns import monte_carlo_returns
 from tests.environments.shop_conversations import OPENING, InWords, history, play, text_of
 
 TEXTS = {None: None, **{intent: text_of(intent) for intent in INTENTS}}
@@ -165,14 +170,14 @@ def test_the_value_is_the_reward_and_the_discounted_value_of_what_the_log_shows_
     solution = solved("mediocre", gamma)
     expected = 0.0
     for sent, probability in sent_intents(TEXTS[intent]).items():
-        answers: Counter[str] = Counter()
+        answers: dict[str, float] = defaultdict(float)
         for state, believed in belief(turns).items():
             move = customer_move(state, sent)
             expected += probability * believed * move.agrees
             said = wordings(move.reply, state.project, state.budget)
             for text in said:
                 stays = (1 - move.agrees) * (1 - move.leaves)
-                answers[text] += probability * believed * stays / len(said)  # type: ignore[assignment]
+                answers[text] += probability * believed * stays / len(said)
         for text, seen in answers.items():
             following = [*turns[:-1], {**turns[-1], "sent": text_of(sent)}, {"customer": text}]
             expected += gamma * seen * solution.state_value(following)
@@ -185,9 +190,9 @@ def test_the_value_of_a_state_is_the_mean_over_the_policy(turns: list[TurnSoFar]
     solution = solved("expert", 0.9)
     policy = InWords(SCRIPTS["expert"])._assistant.probabilities(turns[-1]["customer"], len(turns))
 
-    mean = sum(p * solution.value(turns, TEXTS[intent]) for intent, p in policy.items())
+    expected = sum(p * solution.value(turns, TEXTS[intent]) for intent, p in policy.items())
 
-    assert solution.state_value(turns) == pytest.approx(mean, abs=1e-12)
+    assert solution.state_value(turns) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_better_action_is_worth_more_to_a_better_policy() -> None:
@@ -269,6 +274,32 @@ def test_exact_values_of_logged_states_are_what_cloned_rollouts_estimate() -> No
         assert estimate.standard_error > 0
         difference = estimate.mean - solution.value(turns, action)
         assert abs(difference) <= 4 * estimate.standard_error, (turns, action)
+
+
+def test_returns_of_a_log_scatter_about_the_values_of_its_turns() -> None:
+    """From the lines of a log through its trajectory rows: what an estimate is held against."""
+    solution, gamma = solved("mediocre", 0.9), 0.9
+    records = hold_conversations(
+        Shop,
+        InWords(SCRIPTS["mediocre"]),
+        name="shop",
+        number=400,
+        parallel=100,
+        max_turns=SETTINGS["max_turns"],
+        seed=3,
+    )
+    errors: dict[int, list[float]] = defaultdict(list)
+    for record in records:
+        rows, _ = turns_of(parse_line(json.dumps(record).encode()))
+        returns = monte_carlo_returns([row["reward"] for row in rows], gamma=gamma)
+        for number, (row, following) in enumerate(zip(rows, returns, strict=True), start=1):
+            value = solution.value(rows[:number], row["suggestion"])
+            errors[number].append(following - value)
+
+    assert len(errors[4]) > 100
+    for number in range(1, 5):
+        error = stdev(errors[number]) / math.sqrt(len(errors[number]))
+        assert abs(mean(errors[number])) <= 4 * error, number
 
 
 def test_the_mean_value_at_the_start_is_the_outcome_rate() -> None:
