@@ -171,9 +171,11 @@ def test_batches_are_full_and_change_nothing(parallel: int) -> None:
 
 def test_an_environment_that_cannot_be_copied_is_refused() -> None:
     class Single:
-        def reset(self, seed: int) -> Observation: ...
+        def reset(self, seed: int) -> Observation:
+            return Observation("Hello", outcome=False, done=False)
 
-        def step(self, suggestion: str | None) -> Observation: ...
+        def step(self, suggestion: str | None) -> Observation:
+            return Observation(None, outcome=False, done=True)
 
     with pytest.raises(UsageError, match=r"Single cannot be cloned, .* give it clone\(seed\)"):
         values([Single()])

@@ -27,7 +27,8 @@ from iterppo.logs.records import parse_line
 from iterppo.rl.returns import monte_carlo_returns
 from tests.environments.shop_conversations import OPENING, InWords, history, play, text_of
 
-TEXTS = {None: None, **{intent: text_of(intent) for intent in INTENTS}}
+TEXTS: dict[str | None, str | None] = {intent: text_of(intent) for intent in INTENTS}
+TEXTS[None] = None
 
 
 @cache
