@@ -33,7 +33,9 @@ class Assistant(Protocol):
 
 
 @dataclass
-class _Episode:
+class Episode:
+    """A conversation that is being held."""
+
     number: int
     environment: Environment
     observation: Observation
@@ -41,6 +43,7 @@ class _Episode:
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def waiting(self) -> list[TurnSoFar]:
+        """What an assistant is shown."""
         open_turn = {
             "customer": self.observation.customer,
             "suggestion": None,
@@ -50,6 +53,7 @@ class _Episode:
         return [*self.turns, open_turn]
 
     def advance(self, suggestion: Suggestion) -> None:
+        """Take a turn, and note what happened on it."""
         customer = self.observation.customer
         after = self.environment.step(suggestion.text)
         adoption = after.adoption or ("abstained" if suggestion.text is None else None)
@@ -108,7 +112,7 @@ def hold_conversations(
             environment = factory()
             customer_seed = int(unit_hash(f"{assistant.version}/{index}", seed=seed) * 2**53)
             first = environment.reset(customer_seed)
-            episode = _Episode(index, environment, first)
+            episode = Episode(index, environment, first)
             if first.customer is not None:
                 episode.messages.append({"role": "customer", "content": first.customer})
             batch.append(episode)

@@ -35,3 +35,17 @@ class Environment(Protocol):
     def step(self, suggestion: str | None) -> Observation:
         """Show `suggestion` to the business; None means that the assistant abstains."""
         ...
+
+
+@runtime_checkable
+class CloneableEnvironment(Environment, Protocol):
+    """An environment that can be continued in more than one way."""
+
+    def clone(self, seed: int | None = None) -> "Environment":
+        """An independent copy at the same point of the conversation.
+
+        With a seed its future is drawn anew: copies of different seeds part ways, and what an
+        assistant cannot know of the past may be drawn anew too. Without one it goes on as this
+        environment would.
+        """
+        ...

@@ -10,13 +10,14 @@ sent, never by what was suggested.
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib import resources
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from iterppo.environments.protocol import Observation
+from iterppo.errors import UsageError
 
 UNKNOWN = "unknown"
 
@@ -25,7 +26,7 @@ SETTINGS: dict[str, Any] = tomllib.loads(
 )
 _INTENTS: dict[str, dict[str, Any]] = SETTINGS["intents"]
 _BUSINESS: dict[str, Any] = SETTINGS["business"]
-_ASSISTANT: dict[str, Any] = SETTINGS["assistant"]
+_ASSISTANTS: dict[str, dict[str, Any]] = SETTINGS["assistants"]
 _CUSTOMER: dict[str, Any] = SETTINGS["customer"]
 _REPLIES: dict[str, list[str]] = SETTINGS["replies"]
 
@@ -65,16 +66,19 @@ def recognise(text: str) -> str:
     return next((intent for intent in INTENTS if _PATTERNS[intent].search(plain)), UNKNOWN)
 
 
-def _fill(template: str, project: str, budget: str) -> str:
-    return template.format(project=_CUSTOMER["said"][project], budget=_CUSTOMER["sum"][budget])
+@cache
+def wordings(reply: str, project: str, budget: str) -> tuple[str, ...]:
+    """What this customer may say as a reply of this type, one as likely as the other."""
+    named = {"project": _CUSTOMER["said"][project], "budget": _CUSTOMER["sum"][budget]}
+    return tuple(template.format(**named) for template in _REPLIES[reply])
 
 
 _REPLY_TYPES = {
-    _fill(template, project, budget): reply
-    for reply, templates in _REPLIES.items()
-    for template in templates
+    text: reply
+    for reply in _REPLIES
     for project in _CUSTOMER["project"]
     for budget in _CUSTOMER["budget"]
+    for text in wordings(reply, project, budget)
 }
 
 
@@ -83,26 +87,42 @@ def reply_type(text: str) -> str:
     return _REPLY_TYPES.get(text, UNKNOWN)
 
 
-class ScriptedAssistant:
-    """The mediocre assistant that makes the first logs.
+@dataclass(frozen=True)
+class Script:
+    """A policy over intents: it knows the type of the customer's last message and the number of the
+    turn, and nothing else of the past. Weights stand in shop.toml."""
 
-    It knows the number of the turn and the customer's last message, and nothing else of the past.
-    It tries every intent often enough for the value of each to be learned from its logs.
-    """
+    name: str
 
-    def __init__(self, seed: int) -> None:
-        self._random = Random(f"scripted-{seed}")
-
-    @staticmethod
-    def probabilities(customer: str, turn: int) -> dict[str | None, float]:
-        """Of each intent after this message on this turn (from 1); None: it abstains."""
-        weights: dict[str, float] = _ASSISTANT["first_turn" if turn == 1 else "later"]
-        reflexes: dict[str, float] = _ASSISTANT["reflexes"].get(reply_type(customer), {})
+    def __call__(self, reply: str, turn: int) -> dict[str | None, float]:
+        """Probability of each intent after this reply on this turn (from 1); None: it abstains."""
+        settings = _ASSISTANTS[self.name]
+        weights: dict[str, float] = settings["first_turn" if turn == 1 else "later"]
+        reflexes: dict[str, float] = settings["reflexes"].get(reply, {})
         weights = {intent: weight * reflexes.get(intent, 1) for intent, weight in weights.items()}
-        speaks: float = (1 - _ASSISTANT["abstain"]) / sum(weights.values())
-        return {None: _ASSISTANT["abstain"]} | {
+        speaks: float = (1 - settings["abstain"]) / sum(weights.values())
+        return {None: settings["abstain"]} | {
             intent: speaks * weight for intent, weight in weights.items()
         }
+
+
+SCRIPTS: dict[str, Script] = {name: Script(name) for name in _ASSISTANTS}
+"""By name. `mediocre` makes the first logs, `expert` sells, `uniform` explores."""
+
+
+class ScriptedAssistant:
+    """Puts a script into words.
+
+    `mediocre` tries every intent often enough for the value of each to be learned from its logs.
+    """
+
+    def __init__(self, seed: int, script: Script = SCRIPTS["mediocre"]) -> None:
+        self._random = Random(f"scripted-{seed}")
+        self._script = script
+
+    def probabilities(self, customer: str, turn: int) -> dict[str | None, float]:
+        """Of each intent after this message on this turn (from 1); None: it abstains."""
+        return self._script(reply_type(customer), turn)
 
     def suggest(self, customer: str, turn: int) -> str | None:
         """A message for the business, or None to abstain."""
@@ -110,8 +130,7 @@ class ScriptedAssistant:
         return None if intent is None else self._random.choice(_INTENTS[intent]["paraphrases"])
 
 
-@dataclass(frozen=True)
-class _State:
+class ShopState(NamedTuple):
     """The conversation, as far as its future depends on it."""
 
     project: str
@@ -125,6 +144,79 @@ class _State:
     done: bool = False
 
 
+def first_state(project: str, budget: str, patience: str) -> ShopState:
+    """A customer who has written the first message."""
+    return ShopState(project, budget, patience, _CUSTOMER["start_interest"][project])
+
+
+class CustomerMove(NamedTuple):
+    """What may follow when an intent is sent: agreement, else silence, else a reply."""
+
+    agrees: float
+    """Probability that the customer agrees to a visit."""
+    leaves: float
+    """Probability of silence where the customer does not agree."""
+    reply: str
+    """The type of reply, where there is one."""
+    after: ShopState
+    """Where the customer does not agree."""
+
+
+# A filter over many logged conversations asks about the same few states.
+@lru_cache(maxsize=16384)
+def customer_move(before: ShopState, intent: str) -> CustomerMove:
+    """The law by which the customer answers `intent`; the shop draws from it."""
+    rule = _INTENTS[intent]
+    turn = before.turn + 1
+    repeated = intent in before.worked or intent == before.last
+    worked = before.worked | {intent}
+    in_place = rule.get("needs", intent) in worked
+    if repeated or turn > rule.get("latest_turn", turn):
+        change = rule["again"]
+    else:
+        change = rule["gain"] if in_place else rule["early"]
+    if intent == "quote_price":
+        change += _CUSTOMER["price_shift"][before.budget]
+    works = in_place and intent not in ("offer_visit", UNKNOWN)
+    interest = min(max(before.interest + change, 0), SETTINGS["max_interest"])
+    leaves = _CUSTOMER["leave"][before.patience] + _CUSTOMER["bored"][interest]
+    leaves += rule["leave"] + (_CUSTOMER["again"] if repeated else 0.0)
+    return CustomerMove(
+        agrees=_CUSTOMER["agrees"][before.interest] if intent == "offer_visit" else 0.0,
+        leaves=1.0 if turn == SETTINGS["max_turns"] else leaves,
+        reply=_reply(intent, repeated=repeated, in_place=in_place, interest=interest),
+        after=ShopState(
+            before.project,
+            before.budget,
+            before.patience,
+            interest,
+            worked=worked if works else before.worked,
+            last=intent,
+            turn=turn,
+        ),
+    )
+
+
+def _reply(intent: str, *, repeated: bool, in_place: bool, interest: int) -> str:
+    warm = interest >= _CUSTOMER["keen"]
+    if intent == "push":
+        return "annoyed"
+    if intent == UNKNOWN:
+        return "confused"
+    if intent == "offer_visit":
+        return "visit_too_soon" if interest > 0 else "refuses_visit"
+    if repeated:
+        return "impatient"
+    return {
+        "greet": "greeted",
+        "small_talk": "chats",
+        "ask_project": "told_project",
+        "ask_budget": "told_budget" if in_place else "guarded",
+        "show_examples": "likes_examples" if warm else "lukewarm_examples",
+        "quote_price": "finds_price_fair" if warm else "finds_price_high",
+    }[intent]
+
+
 class Shop:
     """The environment. A conversation is decided by its seed and the suggestions, and only by them.
 
@@ -135,19 +227,53 @@ class Shop:
 
     def __init__(self) -> None:
         self._random = Random()
-        self._state: _State | None = None
+        self._state: ShopState | None = None
 
     @staticmethod
-    def scripted_assistant(seed: int) -> ScriptedAssistant:
-        """The assistant of the first logs."""
-        return ScriptedAssistant(seed)
+    def scripted_assistant(seed: int, name: str = "mediocre") -> ScriptedAssistant:
+        """The assistant of the first logs, or another of `SCRIPTS`.
 
-    def clone(self) -> "Shop":
-        """An independent copy that, given the same suggestions, goes on in the same way."""
+        Raises:
+            UsageError: If no script has this name.
+        """
+        if name not in SCRIPTS:
+            raise UsageError(
+                f"the shop has no script called {name!r}; name one of: {', '.join(SCRIPTS)}"
+            )
+        return ScriptedAssistant(seed, SCRIPTS[name])
+
+    def clone(self, seed: int | None = None) -> "Shop":
+        """An independent copy.
+
+        Args:
+            seed: None: given the same suggestions, the copy goes on in the same way. Otherwise its
+                future, not its customer, is drawn anew: copies of different seeds part ways.
+        """
         copy = Shop()
         copy._state = self._state
-        copy._random.setstate(self._random.getstate())
+        if seed is None:
+            copy._random.setstate(self._random.getstate())
+        else:
+            copy._random = Random(f"shop-clone-{seed}")
         return copy
+
+    @classmethod
+    def resume(cls, state: ShopState, seed: int) -> "Shop":
+        """A conversation that has come to `state`, and goes on as `seed` decides."""
+        shop = cls()
+        shop._state = state
+        return shop.clone(seed)
+
+    @property
+    def state(self) -> ShopState:
+        """What is hidden from every assistant; for the truth that estimates are held against.
+
+        Raises:
+            RuntimeError: Before the first `reset`.
+        """
+        if self._state is None:
+            raise RuntimeError("the shop has no customer yet: call reset(seed) first")
+        return self._state
 
     def reset(self, seed: int) -> Observation:
         """A new customer writes the first message."""
@@ -155,8 +281,7 @@ class Shop:
         project, budget, patience = (
             _draw(self._random, _CUSTOMER[trait]) for trait in ("project", "budget", "patience")
         )
-        interest = _CUSTOMER["start_interest"][project]
-        self._state = _State(project, budget, patience, interest)
+        self._state = first_state(project, budget, patience)
         return Observation(self._say("opening"), outcome=False, done=False)
 
     def step(self, suggestion: str | None) -> Observation:
@@ -170,13 +295,12 @@ class Shop:
         outcome = reply == "agrees_to_visit"
         customer = None if reply is None else self._say(reply)
         done = outcome or reply is None
-        self._state = replace(self._state, done=done)
+        self._state = self._state._replace(done=done)
         return Observation(customer, outcome, done, sent, adoption)
 
     def _say(self, reply: str) -> str:
         assert self._state is not None
-        template = self._random.choice(_REPLIES[reply])
-        return _fill(template, self._state.project, self._state.budget)
+        return self._random.choice(wordings(reply, self._state.project, self._state.budget))
 
     def _business(self, suggestion: str | None) -> tuple[str, str]:
         """What is sent, and how it came from the suggestion.
@@ -220,53 +344,9 @@ class Shop:
 
     def _customer(self, intent: str) -> str | None:
         """Moves the customer's state; the type of reply, None when the customer leaves."""
-        before = self._state
-        assert before is not None
-        rule = _INTENTS[intent]
-        turn = before.turn + 1
-        if intent == "offer_visit" and self._random.random() < _CUSTOMER["agrees"][before.interest]:
-            self._state = replace(before, last=intent, turn=turn)
+        assert self._state is not None
+        move = customer_move(self._state, intent)
+        if intent == "offer_visit" and self._random.random() < move.agrees:
             return "agrees_to_visit"
-
-        repeated = intent in before.worked or intent == before.last
-        in_place = rule.get("needs", intent) in before.worked | {intent}
-        if repeated or turn > rule.get("latest_turn", turn):
-            change = rule["again"]
-        else:
-            change = rule["gain"] if in_place else rule["early"]
-        if intent == "quote_price":
-            change += _CUSTOMER["price_shift"][before.budget]
-        works = in_place and intent not in ("offer_visit", UNKNOWN)
-        interest = min(max(before.interest + change, 0), SETTINGS["max_interest"])
-        self._state = replace(
-            before,
-            interest=interest,
-            worked=before.worked | {intent} if works else before.worked,
-            last=intent,
-            turn=turn,
-        )
-        leaves = _CUSTOMER["leave"][before.patience] + _CUSTOMER["bored"][interest]
-        leaves += rule["leave"] + (_CUSTOMER["again"] if repeated else 0.0)
-        if turn == SETTINGS["max_turns"] or self._random.random() < leaves:
-            return None
-        return self._reply(intent, repeated=repeated, in_place=in_place, interest=interest)
-
-    @staticmethod
-    def _reply(intent: str, *, repeated: bool, in_place: bool, interest: int) -> str:
-        warm = interest >= _CUSTOMER["keen"]
-        if intent == "push":
-            return "annoyed"
-        if intent == UNKNOWN:
-            return "confused"
-        if intent == "offer_visit":
-            return "visit_too_soon" if interest > 0 else "refuses_visit"
-        if repeated:
-            return "impatient"
-        return {
-            "greet": "greeted",
-            "small_talk": "chats",
-            "ask_project": "told_project",
-            "ask_budget": "told_budget" if in_place else "guarded",
-            "show_examples": "likes_examples" if warm else "lukewarm_examples",
-            "quote_price": "finds_price_fair" if warm else "finds_price_high",
-        }[intent]
+        self._state = move.after
+        return None if self._random.random() < move.leaves else move.reply

@@ -20,6 +20,7 @@ from iterppo.environments.shop import (
     recognise,
     reply_type,
 )
+from iterppo.errors import UsageError
 
 PARAPHRASES: dict[str, list[str]] = {
     intent: SETTINGS["intents"][intent]["paraphrases"] for intent in INTENTS
@@ -76,8 +77,8 @@ def play_many(policy: Policy, num_conversations: int, first_seed: int = 0) -> li
     return [play(policy, first_seed + index) for index in range(num_conversations)]
 
 
-def scripted(seed: int) -> Policy:
-    assistant = Shop.scripted_assistant(seed)
+def scripted(seed: int, name: str = "mediocre") -> Policy:
+    assistant = Shop.scripted_assistant(seed, name)
     return lambda customer, state: assistant.suggest(customer, state.turn)
 
 
@@ -181,6 +182,16 @@ def test_a_clone_goes_on_in_the_same_way_and_alone() -> None:
         rest = [_finish(shop, seed), _finish(copy, seed), _finish(untouched, seed)]
 
         assert rest[0] == rest[1] == rest[2]
+
+
+def test_reseeded_clones_keep_the_customer_and_part_ways() -> None:
+    shop = Shop()
+    shop.reset(3)
+    copies = [shop.clone(seed) for seed in range(20)]
+
+    assert {copy.state for copy in copies} == {shop.state}
+    assert len({str(_finish(copy, 0)) for copy in copies}) > 15
+    assert _finish(shop.clone(4), 0) == _finish(shop.clone(4), 0)
 
 
 def _finish(shop: Shop, seed: int) -> list[Observation]:
@@ -310,10 +321,13 @@ def test_the_customer_tells_project_and_budget_in_plain_words() -> None:
 
 
 def test_probabilities_of_the_settings_are_probabilities() -> None:
-    customer, assistant = SETTINGS["customer"], SETTINGS["assistant"]
+    customer = SETTINGS["customer"]
     distributions = [SETTINGS["intents"][intent]["adoption"] for intent in (*INTENTS, UNKNOWN)]
     distributions += [customer[trait] for trait in ("project", "budget", "patience")]
-    distributions += [SETTINGS["business"]["habits"], assistant["first_turn"], assistant["later"]]
+    distributions.append(SETTINGS["business"]["habits"])
+    for assistant in SETTINGS["assistants"].values():
+        distributions += [assistant["first_turn"], assistant["later"]]
+        assert 0 <= assistant["abstain"] <= 1
     for distribution in distributions:
         assert math.isclose(sum(distribution.values()), 1)
         assert min(distribution.values()) >= 0
@@ -325,12 +339,13 @@ def test_probabilities_of_the_settings_are_probabilities() -> None:
 
 
 def test_settings_name_only_what_exists() -> None:
-    customer, assistant = SETTINGS["customer"], SETTINGS["assistant"]
-    for weights in (SETTINGS["business"]["habits"], assistant["first_turn"], assistant["later"]):
-        assert set(weights) == set(INTENTS)
-    for reply, reflexes in assistant["reflexes"].items():
-        assert reply in SETTINGS["replies"]
-        assert set(reflexes) <= set(INTENTS)
+    customer = SETTINGS["customer"]
+    assert set(SETTINGS["business"]["habits"]) == set(INTENTS)
+    for assistant in SETTINGS["assistants"].values():
+        assert set(assistant["first_turn"]) == set(assistant["later"]) == set(INTENTS)
+        for reply, reflexes in assistant["reflexes"].items():
+            assert reply in SETTINGS["replies"]
+            assert set(reflexes) <= set(INTENTS)
     for rule in SETTINGS["intents"].values():
         assert set(rule["adoption"]) == {"verbatim", "edited", "influenced", "rejected"}
         assert ("needs" in rule) == ("early" in rule)
@@ -370,23 +385,33 @@ def test_the_scripted_assistant_is_mediocre(logs: list[list[Turn]]) -> None:
 @pytest.mark.parametrize("turn", [1, 2, 8])
 def test_the_scripted_assistant_tries_everything_after_every_reply(turn: int) -> None:
     for messages in SETTINGS["replies"].values():
-        stated = ScriptedAssistant.probabilities(messages[0], turn)
+        stated = ScriptedAssistant(0).probabilities(messages[0], turn)
         assert set(stated) == {*INTENTS, None}
         assert all(stated[intent] >= 0.06 for intent in INTENTS)
-        assert stated[None] == SETTINGS["assistant"]["abstain"]
+        assert stated[None] == SETTINGS["assistants"]["mediocre"]["abstain"]
 
 
 def test_the_scripted_assistant_draws_from_the_probabilities_that_it_states() -> None:
     price = "That is quite a lot of money."
-    stated = ScriptedAssistant.probabilities(price, 3)
+    stated = ScriptedAssistant(0).probabilities(price, 3)
     assistant = ScriptedAssistant(0)
     drawn = Counter(assistant.suggest(price, 3) for _ in range(5000))
 
     assert math.isclose(sum(stated.values()), 1)
-    assert stated["push"] > ScriptedAssistant.probabilities("", 3)["push"]
+    assert stated["push"] > ScriptedAssistant(0).probabilities("", 3)["push"]
     for intent, probability in stated.items():
         texts: list[str | None] = [None] if intent is None else [*PARAPHRASES[intent]]
         assert abs(sum(drawn[text] for text in texts) / 5000 - probability) < 0.03
+
+
+def test_the_expert_sells_and_the_explorer_does_not(logs: list[list[Turn]]) -> None:
+    assert success(play_many(scripted(0, "expert"), 1500)) >= success(logs) + 0.4
+    assert 0.10 <= success(play_many(scripted(0, "uniform"), 1500)) <= success(logs)
+
+
+def test_a_script_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(UsageError, match="'best'; name one of: mediocre, expert, uniform"):
+        Shop.scripted_assistant(0, "best")
 
 
 def test_good_suggestions_are_mostly_sent_and_bad_ones_mostly_not(logs: list[list[Turn]]) -> None:
