@@ -126,7 +126,7 @@ def test_values_are_probabilities_under_bce_and_anything_under_squared(
     q: QFunction, make_state: MakeState
 ) -> None:
     with torch.no_grad():
-        q.model.score.weight.mul_(100)
+        q.heads.members.weight.mul_(100)
     states = [make_state(text) for text in ("Hi", "Hello!", "Is it done?", "Yes", "9500", "Thanks")]
     actions = ["yes"] * len(states)
     bounded = q(states, actions)
