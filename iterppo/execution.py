@@ -22,6 +22,7 @@ from iterppo.artifact import (
 from iterppo.config import (
     ByClassifier,
     ByEvents,
+    FitQConfig,
     IngestConfig,
     InitConfig,
     StageConfig,
@@ -84,7 +85,8 @@ def _execute(
     if name == "ingest":
         given["logs"] = _find_logs(given["logs"], round_folder, stack)
     for slot in stage.reads:
-        if given.get("scripted"):
+        not_read = isinstance(config, FitQConfig) and config.method != "fqe"
+        if given.get("scripted") or (slot.name == "actions" and not_read):
             arguments[slot.name] = None
             continue
         arguments[slot.name] = resolve(

@@ -50,7 +50,7 @@ def run(
         "returns": paid.record(),
         "policy": behaviour.record(),
     }
-    if actions is not None:
+    if config.method == "fqe" and actions is not None:
         inputs["actions"] = open_artifact(actions, "actions").record()
     elif config.method == "fqe":
         raise UsageError(

@@ -435,6 +435,96 @@ def test_completions_that_do_not_divide_are_a_usage_error(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def asked(first: Path, config: Path) -> Path:
+    """What the policy would do in every state of the round."""
+    run("actions", "--round", first, "--config", config)
+    return first / "actions"
+
+
+def test_the_policy_is_asked_in_every_state(asked: Path, first: Path) -> None:
+    drawn, turns = rows(asked, "actions"), rows(first / "trajectories", "trajectories")
+    version = manifest(first / "init").metrics["policy_version"]
+
+    assert [(row["conversation_id"], row["turn"], row["sample"]) for row in drawn] == [
+        (row["conversation_id"], row["turn"], sample) for row in turns for sample in (1, 2, 3, 4)
+    ]
+    assert {row["policy_version"] for row in drawn} == {version}
+    assert all(row["logprob"] < 0 for row in drawn)
+    assert len({row["action"] for row in drawn}) > 20
+
+
+@pytest.mark.parametrize("method", ["td-lambda", "sarsa", "fqe"])
+def test_every_method_makes_a_q_that_scores_all_turns(
+    method: str, asked: Path, first: Path, config: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *explicit("fit-q", first, tmp_path / "q"),
+        *("--actions", asked, "--config", config, "--set", f"fit-q.method={method}"),
+        *("--set", "fit-q.sweeps=2"),
+    ]
+    run(*arguments)
+    fitted = json.loads((tmp_path / "q" / "metrics.json").read_text())["fit"]
+    scored, plain = rows(tmp_path / "q", "q"), rows(first / "q", "q")
+
+    assert [(row["conversation_id"], row["turn"]) for row in scored] == [
+        (row["conversation_id"], row["turn"]) for row in plain
+    ]
+    assert [row["q"] for row in scored] != [row["q"] for row in plain]
+    assert all(0 < row["q"] < 1 and row["q_spread"] > 0 and 0 < row["v"] < 1 for row in scored)
+    assert fitted["method"] == method
+    assert len(fitted["sweeps"]) == 2
+    assert all(change > 0 for change in fitted["sweeps"])
+    assert [path.name for path in tmp_path.iterdir()] == ["q"], "no checkpoint is left behind"
+
+
+def test_fqe_without_next_actions_says_what_to_do(
+    first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    done = command(
+        *explicit("fit-q", first, tmp_path / "q"),
+        *("--config", config, "--set", "fit-q.method=fqe"),
+    )
+
+    assert done.status == 2
+    assert done.stderr.count("\n") == 1
+    assert "iterppo actions" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_of_another_policy_is_told_so(first: Path) -> None:
+    behaviour = json.loads((first / "q" / "metrics.json").read_text())["behaviour"]
+
+    assert behaviour["share_other_policies"] == 1, "a script made this log"
+    assert "fqe" in behaviour["advice"]
+    assert "100% of the training turns" in run("inspect", first / "q")
+
+
+def test_the_verdict_is_there_to_be_read(first: Path) -> None:
+    text = run("inspect", first / "q")
+
+    assert "verdict noise: Too few held-out conversations" in text
+    assert "over V, which sees the state alone" in text
+
+
+def test_a_bound_needs_an_ensemble(
+    first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    run(
+        *explicit("fit-q", first, tmp_path / "q"),
+        *("--config", config, "--set", "fit-q.members=1"),
+    )
+    made = {row["q_spread"] for row in rows(tmp_path / "q", "q")}
+    arguments = explicit("ppo", first, tmp_path / "policy")
+    arguments[arguments.index(first / "q")] = tmp_path / "q"
+    done = command(*arguments, "--config", config, "--set", "ppo.kappa=1", "--force")
+
+    assert made == {None}
+    assert done.status == 2
+    assert "fit-q.members" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_q_that_is_noise_is_no_reward(
     first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:

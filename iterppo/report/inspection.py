@@ -9,6 +9,7 @@ from typing import Any
 from iterppo.artifact import MANIFEST, Artifact, Manifest, open_artifact
 from iterppo.errors import ArtifactError
 from iterppo.report.conservation import conservation
+from iterppo.report.q_text import q_text
 
 _WIDTH = 100
 
@@ -38,6 +39,8 @@ def inspect_text(folder: Path, *, rows: int) -> str:
         f"  from {name}: {record.path} ({record.kind} {record.digest[:16]})"
         for name, record in manifest.inputs.items()
     ]
+    if manifest.kind == "q":
+        lines += q_text(folder)
     lines.append("  config " + json.dumps(manifest.config, ensure_ascii=False))
     others = [name for name in manifest.files if not name.startswith("part-")]
     if others:

@@ -1,0 +1,226 @@
+"""How far a fitted Q̂ is from the exact Q^π of the shop, method by method.
+
+    python -m benchmarks.known_truth [--quick] [--seeds N] [--conversations N] [--record]
+
+Two settings, on conversations that no fit has seen, through the real stages (ingest, returns, init,
+fit-q), from text alone:
+
+on_policy: logs of the script `mediocre`, and its own Q^π. mc, td-lambda and sarsa.
+
+exploratory: logs of the script `uniform`, which tries everything, and the Q^π of `expert`, which
+sells. mc cannot know of the expert and evaluates the explorer; fqe is told what the expert would do
+next (K actions in every state, an `actions` artifact).
+
+Per method: rmse, √ mean (Q̂ − Q^π)², over all held-out turns; bias, mean Q̂ − Q^π; correlation. The
+truth is the posterior mean over what a log does not show (`iterppo.environments.shop_solution`), so
+a perfect Q̂ has an rmse of 0. `constant` is the best single number, the standard deviation of Q^π.
+fqe_over_mc: fqe's rmse / mc's in the exploratory setting; wanted: at most .7 in the mean of the
+seeds.
+
+The last line printed is a JSON object. `--record` writes it to
+`benchmarks/results/known_truth.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iterppo.artifact import ArtifactWriter, open_artifact
+from iterppo.config import (
+    ActionsConfig,
+    FitQConfig,
+    IngestConfig,
+    InitConfig,
+    ReturnsConfig,
+)
+from iterppo.environments.episodes import Suggestion, TurnSoFar, hold_conversations
+from iterppo.environments.shop import SCRIPTS, Shop
+from iterppo.environments.shop_solution import ShopSolution
+from iterppo.logs.sources import LogFile
+from iterppo.stages import fit_q, ingest, init, returns
+
+RESULT = Path(__file__).resolve().parent / "results" / "known_truth.json"
+GAMMA = 0.99
+SAMPLES = 4
+SETTINGS: dict[str, dict[str, Any]] = {
+    "on_policy": {"log": "mediocre", "target": "mediocre", "methods": ["mc", "td-lambda", "sarsa"]},
+    "exploratory": {"log": "uniform", "target": "expert", "methods": ["mc", "fqe"]},
+}
+WANTED = 0.7
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(prog="benchmarks.known_truth", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one seed, 400 conversations")
+    parser.add_argument("--seeds", type=int, help="number of seeds (5; quick: 1)")
+    parser.add_argument("--conversations", type=int, help="in each log (1600; quick: 400)")
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--record", action="store_true", help=f"write {RESULT.name}")
+    options = parser.parse_args()
+    seeds = options.seeds or (1 if options.quick else 5)
+    conversations = options.conversations or (400 if options.quick else 1600)
+    result = measure(seeds=seeds, conversations=conversations, settings=options.settings)
+    if options.record:
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+def measure(*, seeds: int, conversations: int, settings: Sequence[str]) -> dict[str, Any]:
+    """All settings, seeds and methods."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
+    for seed in range(seeds):
+        for name in settings:
+            with tempfile.TemporaryDirectory(prefix="iterppo-") as folder:
+                found = one_run(
+                    Path(folder), seed=seed, conversations=conversations, **SETTINGS[name]
+                )
+            runs[name].append(found)
+            for method, numbers in found.items():
+                print(f"{name}, seed {seed}, {method}: " + _line(numbers), flush=True)
+    result: dict[str, Any] = {"seeds": seeds, "conversations": conversations, "runs": runs}
+    for name, found in runs.items():
+        for method in found[0]:
+            rmse = [run[method]["rmse"] for run in found]
+            result[f"{name}_{method}_rmse"] = round(float(np.mean(rmse)), 4)
+    if "exploratory" in runs:
+        ratios = [run["fqe"]["rmse"] / run["mc"]["rmse"] for run in runs["exploratory"]]
+        result["fqe_over_mc"] = round(float(np.mean(ratios)), 3)
+        result["fqe_over_mc_by_seed"] = [round(ratio, 3) for ratio in ratios]
+    return result
+
+
+def one_run(
+    folder: Path, *, seed: int, conversations: int, log: str, target: str, methods: Sequence[str]
+) -> dict[str, Any]:
+    """One log, all methods on it."""
+    write_log(folder / "log.jsonl", script=log, number=conversations, seed=seed)
+    trajectories, paid, policy = (folder / name for name in ("trajectories", "returns", "init"))
+    source = str(folder / "log.jsonl")
+    ingest.run(
+        IngestConfig(seed=seed),
+        logs=[LogFile(source, source)],
+        out=trajectories,
+        rejects=folder / "rejects",
+    )
+    returns.run(ReturnsConfig(gamma=GAMMA), trajectories=trajectories, out=paid)
+    init.run(
+        InitConfig(seed=seed, hidden_size=96, num_layers=2, max_steps=400),
+        trajectories=trajectories,
+        out=policy,
+    )
+    write_actions(folder / "actions", trajectories=trajectories, script=target, seed=seed)
+    truth = exact_values(trajectories, script=target)
+    values = np.array(list(truth.values()))
+    found: dict[str, Any] = {
+        "constant": {"rmse": float(values.std()), "mean": float(values.mean())}
+    }
+    for method in methods:
+        started = time.perf_counter()
+        out = folder / f"q-{method}"
+        fit_q.run(
+            FitQConfig(seed=seed, method=method, sampled_states=0, bootstrap_samples=100),
+            trajectories=trajectories,
+            returns=paid,
+            policy=policy,
+            actions=folder / "actions" if method == "fqe" else None,
+            out=out,
+        )
+        found[method] = compare(out, truth) | {"seconds": time.perf_counter() - started}
+    return found
+
+
+def write_log(file: Path, *, script: str, number: int, seed: int) -> None:
+    """Conversations of a script, as `iterppo rollout` writes them."""
+    conversations = hold_conversations(
+        Shop,
+        _Scripted(script, seed),
+        name="shop",
+        number=number,
+        parallel=64,
+        max_turns=20,
+        seed=seed,
+    )
+    with file.open("w", encoding="utf-8") as out:
+        for conversation in conversations:
+            out.write(json.dumps(conversation) + "\n")
+
+
+def write_actions(out: Path, *, trajectories: Path, script: str, seed: int) -> None:
+    """What a script would do in every state: what `iterppo actions` makes for a policy."""
+    assistant = Shop.scripted_assistant(seed, script)
+    source = open_artifact(trajectories, "trajectories")
+    config, inputs = ActionsConfig(seed=seed, samples=SAMPLES), {"trajectories": source.record()}
+    with ArtifactWriter(
+        out, kind="actions", stage="actions", config=config, inputs=inputs
+    ) as writer:
+        for row in source.rows():
+            writer.write(
+                {
+                    "conversation_id": row["conversation_id"],
+                    "turn": row["turn"],
+                    "sample": sample,
+                    "action": assistant.suggest(row["customer"], row["turn"]),
+                    "logprob": None,
+                    "policy_version": script,
+                    "split": row["split"],
+                }
+                for sample in range(1, SAMPLES + 1)
+            )
+
+
+def exact_values(trajectories: Path, *, script: str) -> dict[tuple[str, int], float]:
+    """Q^π of the script for every held-out turn."""
+    solution = ShopSolution(SCRIPTS[script], gamma=GAMMA)
+    found = {}
+    for turns in open_artifact(trajectories, "trajectories").conversations():
+        if turns[0]["split"] != "heldout":
+            continue
+        for number, turn in enumerate(turns, start=1):
+            key = (turn["conversation_id"], turn["turn"])
+            found[key] = solution.value(turns[:number], turn["suggestion"])
+    return found
+
+
+def compare(q: Path, truth: dict[tuple[str, int], float]) -> dict[str, float]:
+    """Q̂ of the held-out turns beside the truth."""
+    rows = {(r["conversation_id"], r["turn"]): r["q"] for r in open_artifact(q, "q").rows()}
+    pairs = np.array([(rows[key], value) for key, value in truth.items() if key in rows])
+    error = pairs[:, 0] - pairs[:, 1]
+    return {
+        "rmse": float(np.sqrt(np.mean(error**2))),
+        "bias": float(error.mean()),
+        "correlation": float(np.corrcoef(pairs.T)[0, 1]),
+        "turns": len(pairs),
+    }
+
+
+class _Scripted:
+    """A script as an assistant of `hold_conversations`."""
+
+    def __init__(self, script: str, seed: int) -> None:
+        self.version = script
+        self._assistant = Shop.scripted_assistant(seed, script)
+
+    def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
+        return [
+            Suggestion(self._assistant.suggest(turns[-1]["customer"] or "", len(turns)), None)
+            for turns in conversations
+        ]
+
+
+def _line(numbers: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The diagnostics of a Q, as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_ESTIMATES = {
+    "explained_variance": "explained variance over a constant",
+    "explained_variance_over_turn_means": "  over the mean return of each turn",
+    "explained_variance_over_state_only": "  over V, which sees the state alone",
+    "state_only_explained_variance": "V's own, over a constant",
+    "auc": "AUC",
+    "calibration_error": "calibration error",
+    "discrimination": "pairs of actions in the right order",
+    "discrimination_gain": "  beyond what the state gives",
+    "action_share": "share of Q's variance from the action",
+    "q_per_10_tokens": "Q per 10 more tokens",
+    "residual_length_correlation": "what Q misses, with length",
+}
+
+
+def q_text(folder: Path) -> list[str]:
+    """Lines about `metrics.json` of a `q` artifact; none where it is not there, or an older one."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    heldout = metrics.get("heldout") or {}
+    if "verdict" not in heldout:
+        return []
+    lines = [
+        f"  verdict {heldout['verdict']}: {heldout['verdict_reason']}",
+        f"  held-out: {heldout['num_turns']} turns of {heldout['num_conversations']} "
+        f"conversations, mean return {_number(heldout['return_mean'])}, mean Q {_number(heldout['q_mean'])}",
+        f"    {'':<38} {'':>9}  95 % interval",
+    ]
+    for name, label in _ESTIMATES.items():
+        if heldout.get(name) is None:
+            lines.append(f"    {label:<38} {'unknown':>9}")
+            continue
+        low, high = heldout.get(f"{name}_low"), heldout.get(f"{name}_high")
+        interval = "" if low is None else f"  [{_number(low)}, {_number(high)}]"
+        lines.append(f"    {label:<38} {_number(heldout[name]):>9}{interval}")
+    lines.append(
+        f"  pairs: {heldout['discrimination_pairs']}, matched by "
+        f"{heldout['discrimination_matched_by']}"
+    )
+    lines += _curve(heldout.get("calibration_curve") or [])
+    behaviour = metrics.get("behaviour") or {}
+    if behaviour.get("advice"):
+        share = f"{behaviour['share_other_policies']:.0%}"
+        lines.append(f"  {share} of the training turns: {behaviour['advice']}")
+    return lines
+
+
+def _curve(bins: list[Mapping[str, Any]]) -> list[str]:
+    if not bins:
+        return []
+    lines = ["  calibration: mean Q, mean return with its interval, turns"]
+    for one in bins:
+        lines.append(
+            f"    {_number(one['q_mean']):>8}  {_number(one['return_mean']):>8} "
+            f"[{_number(one['return_mean_low'])}, {_number(one['return_mean_high'])}]  "
+            f"{one['num_turns']}"
+        )
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3f}"
