@@ -34,7 +34,8 @@ def q_text(folder: Path) -> list[str]:
     lines = [
         f"  verdict {heldout['verdict']}: {heldout['verdict_reason']}",
         f"  held-out: {heldout['num_turns']} turns of {heldout['num_conversations']} "
-        f"conversations, mean return {_number(heldout['return_mean'])}, mean Q {_number(heldout['q_mean'])}",
+        f"conversations, mean return {_number(heldout['return_mean'])}, "
+        f"mean Q {_number(heldout['q_mean'])}",
         f"    {'':<38} {'':>9}  95 % interval",
     ]
     for name, label in _ESTIMATES.items():
