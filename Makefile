@@ -82,6 +82,12 @@ RUN ?= runs/shop
 ROUNDS ?= 2
 # Conversations of the last policy, which are there to be counted only; empty: as many as of the others.
 LAST ?=
+# UNTIL=converged ends `make loop` before ROUNDS, after the first round whose Q has converged against
+# the round's before (`iterppo converged`; TOLERANCE in discounted outcomes, empty: its default):
+#   make loop ROUNDS=5 UNTIL=converged
+UNTIL ?=
+TOLERANCE ?=
+$(if $(filter-out converged,$(UNTIL)),$(error UNTIL=$(UNTIL) is not known. Write UNTIL=converged, or leave it out))
 
 # ACTIONS=yes asks the policy for next actions before fit-q (SET=fit-q.method=fqe);
 # NOISE=accept lets ppo train on a Q that fit-q found to be noise.
@@ -133,18 +139,28 @@ $(ROUND)/policy/$(MADE): $(ROUND)/prompts/$(MADE) $(ROUND)/q/$(MADE) $(BEHAVIOUR
 $(ROUND)/export/$(MADE): $(ROUND)/policy/$(MADE) $(ROUND)/prompts/$(MADE) $(READY)
 	$(ITERPPO) export --round $(ROUND) $(FLAGS)
 
+# Not $(MAKE) in the recipe itself: make runs a line that names it even under --dry-run.
+ROUND_OF_LOOP = $(MAKE) --no-print-directory round
+
 start: $(VENV)/.installed ## π_0 for RUN: the environment's scripted logs, cloned by a small model
 	$(ITERPPO) rollout --policy scripted --env $(ENV) --round $(RUN)/scripted $(FLAGS)
 	$(ITERPPO) ingest --round $(RUN)/scripted $(FLAGS)
 	$(ITERPPO) init --trajectories $(RUN)/scripted/trajectories --round $(RUN)/000 $(FLAGS)
 
 loop: start ## ROUNDS rounds in an environment: hold conversations, improve, repeat; then compare all policies
-	@set -e; for k in $$(seq -f %03g 0 $$(($(ROUNDS) - 1))); do \
+	@set -e; rounds=0; before=; for k in $$(seq -f %03g 0 $$(($(ROUNDS) - 1))); do \
 		$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$k $(FLAGS); \
-		$(MAKE) --no-print-directory round ROUND=$(RUN)/$$k KEEP_INIT=yes; \
+		$(ROUND_OF_LOOP) ROUND=$(RUN)/$$k KEEP_INIT=yes; \
+		rounds=$$((rounds + 1)); newest=$$k; \
+		if [ -n "$(UNTIL)" ] && [ -n "$$before" ]; then \
+			status=0; \
+			$(ITERPPO) converged $(RUN)/$$before/q $(RUN)/$$k/q $(if $(TOLERANCE),--tolerance $(TOLERANCE)) || status=$$?; \
+			if [ $$status = 0 ]; then break; elif [ $$status != 1 ]; then exit $$status; fi; \
+		fi; \
+		before=$$k; \
 	done; \
-	last=$$(printf %03d $(ROUNDS)); \
+	last=$$(printf %03d $$rounds); \
 	$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$last $(FLAGS) $(if $(LAST),--set rollout.conversations=$(LAST)); \
 	$(ITERPPO) ingest --round $(RUN)/$$last $(FLAGS); \
-	echo; $(ITERPPO) compare $$(seq -f '$(RUN)/%03g/trajectories' 0 $(ROUNDS)); \
-	echo "everything lies in $(RUN); the newest policy to serve in $$(ls -d $(RUN)/*/export | tail -1)"
+	echo; $(ITERPPO) compare $$(seq -f '$(RUN)/%03g/trajectories' 0 $$rounds); \
+	echo "everything lies in $(RUN); the newest policy to serve in $(RUN)/$$newest/export"

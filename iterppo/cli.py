@@ -14,7 +14,7 @@ import typer
 
 from iterppo import __version__
 from iterppo.engines import EngineName
-from iterppo.errors import IterPPOError
+from iterppo.errors import GateError, IterPPOError
 from iterppo.pipeline import STAGES
 
 Setting = str | tuple[str, str, Any]
@@ -436,6 +436,72 @@ def compare(
 
     result = compare_outcomes(trajectories)
     typer.echo(json.dumps(result, indent=2) if as_json else comparison_text(result))
+
+
+@app.command(
+    help="Tell whether Q still changes from round to round: Algorithm 1's `until`. Both Q score "
+    "the same held-out turns; exit status 0 where the 95 % interval (by conversation) of the root "
+    "mean square of the change lies within the tolerance, 1 where not. The root mean square "
+    "decides, not the max-norm beside it: a maximum over sampled turns only grows with their "
+    "number."
+)
+def converged(
+    previous: Annotated[
+        Path, typer.Argument(metavar="Q_PREVIOUS", help="Q artifact of the round before.")
+    ],
+    this: Annotated[Path, typer.Argument(metavar="Q_THIS", help="Q artifact of this round.")],
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            "--probe",
+            help="Trajectories artifact whose held-out turns are scored; else the one that "
+            "Q_PREVIOUS was fitted on.",
+        ),
+    ] = None,
+    turns: Annotated[
+        int,
+        typer.Option(
+            "--turns", min=1, help="Most turns to score, chosen by a hash of the conversation."
+        ),
+    ] = 2000,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            "--tolerance", min=0, help="Largest change that counts as none, in discounted outcomes."
+        ),
+    ] = 0.02,
+    as_json: Json = False,
+) -> None:
+    """Compare two Q-functions, and say no where they differ.
+
+    The upper end of the RMSE's interval decides, since a maximum over sampled pairs only grows with
+    their number: with more turns no pair of Q-functions would ever pass.
+    """
+    from iterppo.artifact import open_artifact
+    from iterppo.logs.probe import probe_artifact, probe_turns
+
+    before, after = open_artifact(previous, "q"), open_artifact(this, "q")
+    source = probe_artifact(before.manifest, q_path=previous, named=probe)
+    conversations = probe_turns(source, turns=turns)
+
+    from iterppo.lm.q_change import q_change
+    from iterppo.report.convergence import convergence_text, decision_text
+    from iterppo.statistics.convergence import convergence
+
+    scored = q_change(before, after, conversations)
+    found = convergence(scored.conversation_ids, scored.previous, scored.this, tolerance=tolerance)
+    result = {
+        "previous": str(previous),
+        "this": str(this),
+        "probe": str(source.path),
+        **found.told(),
+        "num_turns_only_previous": scored.num_only_previous,
+        "num_turns_only_this": scored.num_only_this,
+        "num_turns_neither": scored.num_neither,
+    }
+    typer.echo(json.dumps(result, indent=2) if as_json else convergence_text(result))
+    if not found.converged:
+        raise GateError(f"{this}: {decision_text(result)} (RMSE). Go on with another round.")
 
 
 @app.command(help="Show an artifact, or the counts of a whole round.")

@@ -539,6 +539,24 @@ def test_a_q_that_is_noise_is_no_reward(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_q_has_converged_against_itself_and_not_against_one_of_another_loss(
+    first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    run(
+        *(*explicit("fit-q", first, tmp_path / "q"), "--config", config),
+        *("--set", "fit-q.loss=squared"),
+    )
+    same, other = (
+        command("converged", first / "q", q, "--json") for q in (first / "q", tmp_path / "q")
+    )
+    heldout = [row for row in rows(first / "q", "q") if row["split"] == "heldout"]
+
+    assert (same.status, json.loads(same.stdout)["rmse_high"]) == (0, 0.0)
+    assert json.loads(same.stdout)["num_turns"] == len(heldout) > 0
+    assert (other.status, other.stderr.count("\n")) == (1, 1)
+    assert json.loads(other.stdout)["rmse"] > 0.02
+
+
 # --- killed in the middle ---
 
 WORKER = """

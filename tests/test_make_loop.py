@@ -1,0 +1,108 @@
+"""`make loop`: which commands run, and when it stops. A script stands in for the command."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+STAND_IN = """#!/bin/sh
+# Notes the call; makes the policies that make looks for; answers `converged` with the next status.
+echo "$@" | sed "s|{folder}/||g" >> "{folder}/calls"
+for each; do [ "$option" = --round ] && round=$each; option=$each; done
+case $1 in
+init) made=$round/init ;;
+ppo) made=$round/policy ;;
+converged)
+    status=$(head -n 1 "{folder}/statuses")
+    tail -n +2 "{folder}/statuses" > "{folder}/left"
+    mv "{folder}/left" "{folder}/statuses"
+    exit $status ;;
+*) exit 0 ;;
+esac
+mkdir -p "$made" && touch "$made/manifest.json"
+"""
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def loop(folder: Path, *arguments: str, statuses: tuple[int, ...] = ()) -> tuple[int, list[str]]:
+    """Exit status of `make loop` with the run in `folder`/r, and what it ran, with the folder left
+    out, where `converged` answers as given."""
+    (folder / "bin").mkdir()
+    (folder / ".installed").write_text("now\n", encoding="utf-8")
+    (folder / "statuses").write_text("".join(f"{s}\n" for s in statuses), encoding="utf-8")
+    script = folder / "bin" / "iterppo"
+    script.write_text(STAND_IN.format(folder=folder), encoding="utf-8")
+    script.chmod(0o755)
+    done = make("loop", f"VENV={folder}", "LOCK=now", f"RUN={folder}/r", *arguments)
+    return done.returncode, (folder / "calls").read_text(encoding="utf-8").splitlines()
+
+
+def rounds(calls: list[str]) -> list[str]:
+    """Rounds in which the policy was improved."""
+    return [found[1] for call in calls if (found := re.match(r"ppo --round r/(\d+) ", call))]
+
+
+def comparisons(calls: list[str]) -> list[str]:
+    return [call for call in calls if call.startswith(("converged", "compare"))]
+
+
+def test_a_dry_run_shows_the_comparison_and_runs_nothing(tmp_path: Path) -> None:
+    done = make("--dry-run", "loop", "UNTIL=converged", f"RUN={tmp_path}/r", f"VENV={tmp_path}/v")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"iterppo converged {tmp_path}/r/$before/q {tmp_path}/r/$k/q" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_until_every_round_runs_and_nothing_is_asked(tmp_path: Path) -> None:
+    status, calls = loop(tmp_path, "ROUNDS=3")
+
+    assert status == 0
+    assert rounds(calls) == ["000", "001", "002"]
+    assert comparisons(calls) == ["compare " + " ".join(f"r/00{k}/trajectories" for k in range(4))]
+
+
+def test_the_loop_stops_after_the_first_round_whose_q_has_converged(tmp_path: Path) -> None:
+    status, calls = loop(tmp_path, "ROUNDS=5", "UNTIL=converged", statuses=(1, 0))
+
+    assert status == 0
+    assert rounds(calls) == ["000", "001", "002"]
+    assert comparisons(calls) == [
+        "converged r/000/q r/001/q",
+        "converged r/001/q r/002/q",
+        "compare r/000/trajectories r/001/trajectories r/002/trajectories r/003/trajectories",
+    ]
+    assert calls[-3].startswith("rollout --env shop --round r/003 ")
+
+
+def test_a_loop_that_never_converges_ends_after_its_rounds(tmp_path: Path) -> None:
+    status, calls = loop(
+        tmp_path, "ROUNDS=10", "UNTIL=converged", "TOLERANCE=0.05", statuses=(1,) * 9
+    )
+
+    assert status == 0
+    assert rounds(calls) == [f"{k:03d}" for k in range(10)]
+    assert comparisons(calls)[8] == "converged r/008/q r/009/q --tolerance 0.05"
+    assert comparisons(calls)[9].endswith("r/010/trajectories")
+
+
+def test_trouble_ends_the_loop_with_an_error(tmp_path: Path) -> None:
+    status, calls = loop(tmp_path, "ROUNDS=5", "UNTIL=converged", statuses=(4,))
+
+    assert status != 0
+    assert calls[-1] == "converged r/000/q r/001/q"
+
+
+@pytest.mark.parametrize("target", ["loop", "help"])
+def test_an_unknown_end_is_refused_before_anything_runs(target: str) -> None:
+    done = make(target, "UNTIL=convergd")
+
+    assert done.returncode != 0
+    assert "UNTIL=convergd is not known" in done.stderr
