@@ -14,6 +14,9 @@ from iterppo.lm.cloning import action_loss, clone, examples_of
 from iterppo.lm.rendering import Renderer, decisions
 from iterppo.lm.scratch import build_model, train_tokenizer
 
+LOSS_EXAMPLES = 200
+"""Of each split, on which the action loss is told."""
+
 
 @dataclass
 class FirstPolicy:
@@ -81,10 +84,9 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
         "loss_last": losses[-1],
         "steps": len(losses),
     }
-    # About as many of the training examples as are held out: the two are compared, that is all.
-    most = max(100, len(examples["heldout"]))
-    examples["train"] = examples["train"][:: -(-num_segments // most)]
-    for split, chosen in examples.items():
+    for split, all_of_split in examples.items():
+        # The two are compared, that is all.
+        chosen = all_of_split[:: max(1, len(all_of_split) // LOSS_EXAMPLES)]
         if chosen:
             metrics[f"action_loss_{split}"] = action_loss(
                 model,
