@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from iterppo.artifact import Artifact, Manifest, open_artifact, read_manifest
 from iterppo.cli import app
+from iterppo.lm import q_fitting
 from iterppo.logs.sources import LOG_FILE
 from iterppo.pipeline import STAGES
 
@@ -694,6 +695,36 @@ def test_a_killed_stage_leaves_no_artifact_and_a_rerun_finishes(
     open_artifact(runs / "made", STAGES[stage].writes[0].kind)
     assert {path.name for path in runs.iterdir()} <= {"made", "made-rejects"}
     assert "up to date" in run(*arguments)
+
+
+def test_a_killed_fit_of_q_goes_on_to_the_same_bytes(
+    first: Path,
+    config: Path,
+    tmp_path: Path,
+    worker: subprocess.Popen[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = tmp_path / "runs"
+    settings = ["--config", config, "--set", "fit-q.checkpoint_steps=2"]
+    run(*explicit("fit-q", first, runs / "whole"), *settings)
+    arguments = [*explicit("fit-q", first, runs / "made"), *settings]
+    marker = tmp_path / "marker"
+    kill_in_the_middle(worker, arguments, "iterppo.lm.q_fitting:_training_loss", 6, marker)
+    assert (runs / ".made.checkpoint.safetensors").is_file()
+
+    steps: list[int] = []
+    loss = q_fitting._training_loss
+
+    def counted(*given: Any) -> Any:
+        steps.append(1)
+        return loss(*given)
+
+    monkeypatch.setattr(q_fitting, "_training_loss", counted)
+    run(*arguments)
+
+    assert len(steps) == 2, "four of six steps were saved"
+    assert manifest(runs / "made").files == manifest(runs / "whole").files
+    assert {path.name for path in runs.iterdir()} == {"made", "whole"}
 
 
 def invoke_status(*arguments: object) -> int:
