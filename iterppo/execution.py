@@ -19,6 +19,7 @@ from iterppo.artifact import (
     open_artifact,
     read_manifest,
 )
+from iterppo.artifact.light_arrow import leave_pandas_out
 from iterppo.config import (
     ByClassifier,
     ByEvents,
@@ -98,6 +99,8 @@ def _execute(
         return read_manifest(out), out, False
     if name == "ingest":
         given["inputs"] = records  # their digests are known by now
+    if given.get("engine") == "local":  # then nothing in it needs pandas
+        leave_pandas_out()
     manifest = stage.run(config, **arguments, **given)
     return manifest, out, True
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -255,7 +255,7 @@ class _Found:
         return np.frombuffer(self._hashes, dtype=np.uint64).reshape(-1, 2)
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, gc=False):
     """A conversation on its way, the lines that it came from, and its number in the task."""
 
     conversation: LogConversation
@@ -318,6 +318,8 @@ class Taking:
             for conversation in conversations:
                 conversation.messages = reader.clock.before_cutoff(conversation.messages)
         labels = label_all(conversations, reader.labellers)
+        cuts: list[Cut] = []
+        num_lines = num_after_cutoff = 0
         for one, label, length in zip(waiting, labels, lengths, strict=True):
             conversation = one.conversation
             censored = is_censored(conversation, label, reader.clock)
@@ -328,9 +330,12 @@ class Taking:
             except DataError as error:
                 self._reject(one.lines, one.number, str(error))
                 continue
-            table.add(Cut(conversation, label, censored, one.split, facts))
-            table.counts["lines_taken"] += len(one.lines)
-            table.counts["messages_after_cutoff"] += length - len(conversation.messages)
+            cuts.append(Cut(conversation, label, censored, one.split, facts))
+            num_lines += len(one.lines)
+            num_after_cutoff += length - len(conversation.messages)
+        table.add(*cuts)
+        table.counts["lines_taken"] += num_lines
+        table.counts["messages_after_cutoff"] += num_after_cutoff
         # Messages after the cutoff, and conversations whose facts cannot be written, are gone.
         is_whole = time_M is not None and len(time_M) == table.num_waiting
         table.lay_out(time_M if is_whole else None)
@@ -367,7 +372,7 @@ class Taking:
         self._bytes_in_table = 0
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, gc=False):
     """A line, and where it stands."""
 
     piece: int
@@ -407,7 +412,7 @@ class Rejects:
     def add(self, line: Line, reason: str) -> None:
         """Keep a line, and what is wrong with it."""
         self.number += 1
-        piece, number, raw = line
+        raw = line.raw
         whole = raw[:_MAX_RAW]
         if self.redactor:
             if len(raw) > _MAX_RAW:  # half an address would not be seen for what it is
@@ -423,7 +428,9 @@ class Rejects:
         if kind not in self.reasons and len(self.reasons) >= _MAX_REASONS:
             kind = "other reasons"
         self.reasons[kind] += 1
-        self._pending.append({"piece": piece, "line": number, "reason": reason, "raw": text})
+        self._pending.append(
+            {"piece": line.piece, "line": line.number, "reason": reason, "raw": text}
+        )
         self._characters_pending += len(text)
         if (
             len(self._pending) >= _REJECTS_PER_GROUP
@@ -577,8 +584,9 @@ def _check_names(conversation: LogConversation) -> None:
         DataError: If they are.
     """
     one = conversation
-    others = (one.customer_id, one.business_id, one.policy_version, one.persona)
-    if len(one.conversation_id) + sum(map(len, filter(None, others))) > _MAX_NAMES:
+    length = len(one.conversation_id) + len(one.customer_id or "") + len(one.business_id or "")
+    length += len(one.policy_version or "") + len(one.persona or "")
+    if length > _MAX_NAMES:
         names = ("conversation_id", "customer_id", "business_id", "policy_version", "persona")
         longest = max(names, key=lambda name: len(getattr(one, name) or ""))
         raise DataError(
