@@ -19,7 +19,6 @@ from iterppo.artifact import (
     open_artifact,
     read_manifest,
 )
-from iterppo.artifact.light_arrow import leave_pandas_out
 from iterppo.config import (
     ByClassifier,
     ByEvents,
@@ -28,6 +27,7 @@ from iterppo.config import (
     StageConfig,
     load_config,
 )
+from iterppo.engines.light_arrow import leave_pandas_out
 from iterppo.errors import UsageError
 from iterppo.pipeline import BEHAVIOUR, STAGES, Stage, resolve, sections
 

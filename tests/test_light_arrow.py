@@ -25,7 +25,7 @@ def output_of(code: str) -> str:
 LEFT_OUT = """
 import sys
 import pyarrow as pa
-from iterppo.artifact.light_arrow import leave_pandas_out
+from iterppo.engines.light_arrow import leave_pandas_out
 leave_pandas_out()
 """
 

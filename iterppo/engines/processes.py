@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from iterppo.artifact.light_arrow import leave_pandas_out
+from iterppo.engines.light_arrow import leave_pandas_out
 from iterppo.errors import UsageError
 
 if TYPE_CHECKING:
