@@ -42,7 +42,6 @@ from iterppo.logs.records import (
     parse_line,
     read_times,
 )
-from iterppo.logs.redaction import Redactor
 from iterppo.logs.sources import MAX_LINE_BYTES, Piece
 from iterppo.logs.splits import split_key, split_of
 from iterppo.logs.suggestions import Adoptions
@@ -53,6 +52,8 @@ from iterppo.progress import progress
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+
+    from iterppo.logs.redaction import Redactor
 
 _MESSAGES_PER_GROUP = 65_536
 _BYTES_PER_GROUP = 16 * 2**20
@@ -106,7 +107,7 @@ class Reader:
         self.config = config
         self.labellers = labellers
         self.clock = clock_of(config)
-        self.redactor = Redactor(config.redact_patterns) if config.redact else None
+        self.redactor = redactor_of(config)
         self.adoptions = Adoptions(config.edited_up_to, config.influenced_up_to)
         self.needs_times = bool(self.clock) or any(isinstance(o, ByEvents) for o in config.outcomes)
 
@@ -546,6 +547,15 @@ def clock_of(config: IngestConfig) -> Clock | None:
         max([parse_duration(config.idle), *windows]),
         outcomes_elsewhere=bool(events),
     )
+
+
+def redactor_of(config: IngestConfig) -> Redactor | None:
+    """What masks, if the configuration asks for it; else its patterns are not compiled either."""
+    if not config.redact:
+        return None
+    from iterppo.logs.redaction import Redactor
+
+    return Redactor(config.redact_patterns)
 
 
 def facts_of(meta: Any, names: Sequence[str]) -> str | None:
