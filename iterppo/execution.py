@@ -28,6 +28,7 @@ from iterppo.config import (
     StageConfig,
     load_config,
 )
+from iterppo.engines.light_arrow import leave_pandas_out
 from iterppo.errors import GateError, UsageError
 from iterppo.pipeline import BEHAVIOUR, STAGES, Stage, resolve, sections
 
@@ -102,6 +103,8 @@ def _execute(
         given["inputs"] = records  # their digests are known by now
     if name == "ppo" and not force:
         _refuse_noise(arguments["q"])
+    if given.get("engine") == "local":  # then nothing in it needs pandas
+        leave_pandas_out()
     manifest = stage.run(config, **arguments, **given)
     return manifest, out, True
 

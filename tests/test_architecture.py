@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": {"errors"},
     "engines": {"errors", "artifact"},
     "pipeline": BASE | {"config"},
-    "execution": BASE | {"artifact", "config", "logs", "pipeline"},
+    "execution": BASE | {"artifact", "config", "engines", "logs", "pipeline"},
     "environments": LOWER,
     "lm": LOWER,
     "report": LOWER | {"statistics"},

@@ -88,6 +88,7 @@ class PartWriter:
                 self._schema,
                 compression="zstd",
                 use_dictionary=chosen if without else True,
+                write_statistics=chosen if without else True,
             )
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self.rows += table.num_rows

@@ -27,8 +27,9 @@ class Row(BaseModel):
     readable_versions: ClassVar[tuple[int, ...]] = (1,)
     one_row_is: ClassVar[str]
     no_dictionary: ClassVar[frozenset[str]] = frozenset()
-    """Columns whose values hardly ever repeat (texts), or in neighbouring rows (ids): parts have no
-    dictionary for them, which makes parts faster to write, and no larger."""
+    """Columns whose values hardly ever repeat (texts, times), or in neighbouring rows (ids): parts
+    have neither a dictionary nor statistics for them, which makes parts faster to write, and no
+    larger."""
 
 
 def column(meaning: str, *, unit: str = "", arrow: str = "", name: str | None = None) -> Any:

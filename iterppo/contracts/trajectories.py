@@ -19,7 +19,10 @@ class TrajectoriesRow(Row):
     readable_versions: ClassVar[tuple[int, ...]] = (1, 2)
     one_row_is: ClassVar[str] = "a turn; all turns of a conversation are neighbours, in order"
     no_dictionary: ClassVar[frozenset[str]] = frozenset(
-        {"conversation_id", "customer", "suggestion", "sent", "customer_after"}
+        {
+            *("conversation_id", "customer", "suggestion", "sent", "customer_after"),
+            *("edit_distance", "suggestion_logprob", "customer_time", "sent_time"),
+        }
     )
 
     conversation_id: str = column("Conversation, unique in the artifact.")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from iterppo.engines.light_arrow import leave_pandas_out
 from iterppo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Processes:
 
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(
-            min(self.workers, len(items)), mp_context=context, initializer=_end_with_parent
+            min(self.workers, len(items)), mp_context=context, initializer=_begin
         )
         try:
             yield from pool.map(function, items)
@@ -77,6 +78,12 @@ class Processes:
 
 def _without_rows(function: Callable[[Item, pa.Table | None], Result], item: Item) -> Result:
     return function(item, None)
+
+
+def _begin() -> None:
+    """What a worker does first."""
+    leave_pandas_out()
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:

@@ -14,9 +14,12 @@ C conversations, M messages, B messages of the business, P messages that take pa
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import arrow_schema
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
-class Cut(NamedTuple):
+class Cut(msgspec.Struct, gc=False):
     """A conversation, and what is known of its end."""
 
     conversation: LogConversation
@@ -54,15 +57,15 @@ class TurnTable:
         self.num_waiting = 0
         """Messages that are not in columns yet."""
         self._messages: list[Messages] = []
-        self._known: list[tuple[Any, ...]] = []
+        self._known: defaultdict[str, list[Any]] = defaultdict(list)
 
     def __len__(self) -> int:
-        return len(self._known) + len(self._waiting)
+        return len(self._known["length"]) + len(self._waiting)
 
-    def add(self, cut: Cut) -> None:
-        """Append a conversation."""
-        self._waiting.append(cut)
-        num_messages = len(cut.conversation.messages)
+    def add(self, *cuts: Cut) -> None:
+        """Append conversations."""
+        self._waiting += cuts
+        num_messages = sum([len(cut.conversation.messages) for cut in cuts])
         self.num_messages += num_messages
         self.num_waiting += num_messages
 
@@ -72,23 +75,19 @@ class TurnTable:
         waiting, self._waiting, self.num_waiting = self._waiting, [], 0
         conversations = [cut.conversation for cut in waiting]
         self._messages.append(Messages.of(conversations, time_M))
-        self._known += [
-            (
-                len(one.messages),
-                one.ignored,
-                cut.label.position,
-                bool(cut.label.reached),
-                cut.censored,
-                one.conversation_id,
-                cut.split,
-                one.policy_version or None,
-                one.persona or None,
-                one.customer_id or None,
-                one.business_id or None,
-                cut.facts,
-            )
-            for cut, one in zip(waiting, conversations, strict=True)
-        ]
+        known = self._known
+        known["length"] += [len(one.messages) for one in conversations]
+        known["ignored"] += [one.ignored for one in conversations]
+        known["position"] += [cut.label.position for cut in waiting]
+        known["reached"] += [bool(cut.label.reached) for cut in waiting]
+        known["censored"] += [cut.censored for cut in waiting]
+        known["conversation_id"] += [one.conversation_id for one in conversations]
+        known["split"] += [cut.split for cut in waiting]
+        known["policy_version"] += [one.policy_version or None for one in conversations]
+        known["persona"] += [one.persona or None for one in conversations]
+        known["customer_id"] += [one.customer_id or None for one in conversations]
+        known["business_id"] += [one.business_id or None for one in conversations]
+        known["facts"] += [cut.facts for cut in waiting]
 
     def take(self) -> pa.Table:
         """The turns of what was added since the last call, as a table of trajectories@2; what
@@ -96,7 +95,7 @@ class TurnTable:
         if self._waiting or not self._messages:
             self.lay_out()
         messages, known = Messages.concatenate(self._messages), _Known.of(self._known)
-        self._messages, self._known, self.num_messages = [], [], 0
+        self._messages, self._known, self.num_messages = [], defaultdict(list), 0
         sides = _join(messages, known)
         turns = _pair(known, sides)
         self._count(messages, known, sides, turns)
@@ -141,29 +140,24 @@ class _Known:
     """By column of trajectories@2."""
 
     @classmethod
-    def of(cls, rows: list[tuple[Any, ...]]) -> _Known:
-        """Rows as `TurnTable.lay_out` makes them."""
+    def of(cls, columns: Mapping[str, Sequence[Any]]) -> _Known:
+        """Columns as `TurnTable.lay_out` makes them."""
         import numpy as np
         import pyarrow as pa
 
-        columns = list(zip(*rows, strict=True)) or [()] * 12
-        length, ignored, position, reached, censored, *texts = columns
-        to_the_end = max(length, default=0)
-        last_kept = [to_the_end if one is None else one for one in position]
+        to_the_end = max(columns["length"], default=0)
+        last_kept = [to_the_end if one is None else one for one in columns["position"]]
         names = (
             *("conversation_id", "split", "policy_version", "persona"),
             *("customer_id", "business_id", "facts"),
         )
         return cls(
-            length_C=np.array(length, dtype=np.int64),
-            ignored_C=np.array(ignored, dtype=np.int64),
+            length_C=np.array(columns["length"], dtype=np.int64),
+            ignored_C=np.array(columns["ignored"], dtype=np.int64),
             last_kept_C=np.array(last_kept, dtype=np.int64),
-            reached_C=np.array(reached, dtype=bool),
-            censored_C=np.array(censored, dtype=bool),
-            texts={
-                name: pa.array(values, pa.string())
-                for name, values in zip(names, texts, strict=True)
-            },
+            reached_C=np.array(columns["reached"], dtype=bool),
+            censored_C=np.array(columns["censored"], dtype=bool),
+            texts={name: pa.array(columns[name], pa.string()) for name in names},
         )
 
 
@@ -344,7 +338,10 @@ def _suggestions(
 
     def said(name: str) -> tuple[pa.Array, Array]:
         """What is said, and by which side."""
-        value_Q = getattr(messages, name).take(pa.array(number_Q))
+        value_B = getattr(messages, name)
+        if value_B.null_count == len(value_B):
+            return value_B[:0], side_Q[:0]
+        value_Q = value_B.take(pa.array(number_Q))
         return value_Q.drop_null(), side_Q[value_Q.is_valid().to_numpy(zero_copy_only=False)]
 
     columns: dict[str, pa.Array] = {}

@@ -17,8 +17,7 @@ from iterppo.config import IngestConfig
 from iterppo.errors import DataError
 from iterppo.logs.event_logs import event_of, event_rows
 from iterppo.logs.event_sorting import EventSpill
-from iterppo.logs.reading import Line, Rejects
-from iterppo.logs.redaction import Redactor
+from iterppo.logs.reading import Line, Rejects, redactor_of
 from iterppo.logs.sources import Piece
 from iterppo.progress import progress
 
@@ -57,8 +56,7 @@ def spill_events(config: IngestConfig, show: bool, task: SpillTask) -> Spilled:
     spill = EventSpill(task.folder, task.name)
     counts: Counter[str] = Counter()
     num_lines = []
-    redactor = Redactor(config.redact_patterns) if config.redact else None
-    with Rejects(task.rejects, redactor) as rejects:
+    with Rejects(task.rejects, redactor_of(config)) as rejects:
         for piece_number, piece in enumerate(task.pieces, start=task.first_piece):
             rows = event_rows(piece, config)
             shown = progress(rows, f"ingest {piece.file.name}", unit="rows") if show else rows

@@ -11,7 +11,7 @@ Shapes: M messages, laid end to end; B of them are the business's.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +53,13 @@ class Messages:
     def of(cls, conversations: Sequence[LogConversation], time_M: pa.Array | None) -> Messages:
         """Those of a batch; times are made of what the messages have where none are given."""
         import pyarrow as pa
+        import pyarrow.compute as pc
 
         messages = list(itertools.chain.from_iterable([one.messages for one in conversations]))
         content = [message.content for message in messages]
-        is_blank_M = _flags([not text or text.isspace() for text in content])
+        content_M = pa.array(content, pa.string())
+        is_empty_M = pc.equal(pc.binary_length(content_M), 0).to_numpy(zero_copy_only=False)
+        is_blank_M = is_empty_M | _flags(map(str.isspace, content))
         is_silent_M = is_blank_M.copy()
         for number in is_blank_M.nonzero()[0].tolist():
             is_silent_M[number] = not messages[number].is_decision
@@ -67,18 +70,17 @@ class Messages:
         suggestion = [message.suggestion for message in answers]
         adoption = [message.adoption for message in answers]
         return cls(
-            content_M=pa.array(content, pa.string()),
+            content_M=content_M,
             is_customer_M=~_flags(is_business),
             is_blank_M=is_blank_M,
             is_silent_M=is_silent_M,
             time_M=time_M,
-            knows_B=_flags([value is not UNSET for value in suggestion])
-            | _flags([value is not UNSET for value in adoption]),
-            suggestion_B=_strings([v if v and not v.isspace() else None for v in suggestion]),
-            adoption_B=_strings([value or None for value in adoption]),
+            knows_B=_are_set(suggestion) | _are_set(adoption),
+            suggestion_B=_strings([v and not v.isspace() and v for v in suggestion]),
+            adoption_B=_strings(adoption),
             logprob_B=pa.array([message.suggestion_logprob for message in answers], pa.float64()),
-            policy_version_B=_strings([message.policy_version or None for message in answers]),
-            persona_B=_strings([message.persona or None for message in answers]),
+            policy_version_B=_strings([message.policy_version for message in answers]),
+            persona_B=_strings([message.persona for message in answers]),
         )
 
     @classmethod
@@ -97,14 +99,25 @@ class Messages:
         return cls(**columns)
 
 
-def _flags(values: list[bool]) -> Array:
+def _flags(values: Iterable[bool]) -> Array:
     """Several times as fast as `np.array`."""
     import numpy as np
 
     return np.frombuffer(bytearray(values), dtype=bool)
 
 
-def _strings(values: list[str | None]) -> pa.Array:
+def _are_set(values: list[Any]) -> Array:
+    import numpy as np
+
+    if values.count(UNSET) == len(values):  # as in most logs
+        return np.zeros(len(values), dtype=bool)
+    return _flags([value is not UNSET for value in values])
+
+
+def _strings(values: list[Any]) -> pa.Array:
+    """Texts; null for whatever is not true."""
     import pyarrow as pa
 
-    return pa.array(values, pa.string()) if any(values) else pa.nulls(len(values), pa.string())
+    if not any(values):
+        return pa.nulls(len(values), pa.string())
+    return pa.array([value or None for value in values], pa.string())

@@ -84,15 +84,11 @@ def from_marks(conversations: Sequence[LogConversation]) -> list[Label]:
     """The `outcome` of messages: the first 1 is the position; only zeros: not reached."""
     labels = []
     for conversation in conversations:
-        label = UNKNOWN
-        for position, message in enumerate(conversation.messages):
-            outcome = message.outcome
-            if outcome is not None:
-                if outcome:
-                    label = Label(True, position)
-                    break
-                label = NOT_REACHED
-        labels.append(label)
+        marks = [message.outcome for message in conversation.messages]
+        if any(marks):
+            labels.append(Label(True, marks.index(1)))
+        else:
+            labels.append(NOT_REACHED if 0 in marks else UNKNOWN)
     return labels
 
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -42,7 +42,6 @@ from iterppo.logs.records import (
     parse_line,
     read_times,
 )
-from iterppo.logs.redaction import Redactor
 from iterppo.logs.sources import MAX_LINE_BYTES, Piece
 from iterppo.logs.splits import split_key, split_of
 from iterppo.logs.suggestions import Adoptions
@@ -53,6 +52,8 @@ from iterppo.progress import progress
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+
+    from iterppo.logs.redaction import Redactor
 
 _MESSAGES_PER_GROUP = 65_536
 _BYTES_PER_GROUP = 16 * 2**20
@@ -106,7 +107,7 @@ class Reader:
         self.config = config
         self.labellers = labellers
         self.clock = clock_of(config)
-        self.redactor = Redactor(config.redact_patterns) if config.redact else None
+        self.redactor = redactor_of(config)
         self.adoptions = Adoptions(config.edited_up_to, config.influenced_up_to)
         self.needs_times = bool(self.clock) or any(isinstance(o, ByEvents) for o in config.outcomes)
 
@@ -255,7 +256,7 @@ class _Found:
         return np.frombuffer(self._hashes, dtype=np.uint64).reshape(-1, 2)
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, gc=False):
     """A conversation on its way, the lines that it came from, and its number in the task."""
 
     conversation: LogConversation
@@ -318,6 +319,8 @@ class Taking:
             for conversation in conversations:
                 conversation.messages = reader.clock.before_cutoff(conversation.messages)
         labels = label_all(conversations, reader.labellers)
+        cuts: list[Cut] = []
+        num_lines = num_after_cutoff = 0
         for one, label, length in zip(waiting, labels, lengths, strict=True):
             conversation = one.conversation
             censored = is_censored(conversation, label, reader.clock)
@@ -328,9 +331,12 @@ class Taking:
             except DataError as error:
                 self._reject(one.lines, one.number, str(error))
                 continue
-            table.add(Cut(conversation, label, censored, one.split, facts))
-            table.counts["lines_taken"] += len(one.lines)
-            table.counts["messages_after_cutoff"] += length - len(conversation.messages)
+            cuts.append(Cut(conversation, label, censored, one.split, facts))
+            num_lines += len(one.lines)
+            num_after_cutoff += length - len(conversation.messages)
+        table.add(*cuts)
+        table.counts["lines_taken"] += num_lines
+        table.counts["messages_after_cutoff"] += num_after_cutoff
         # Messages after the cutoff, and conversations whose facts cannot be written, are gone.
         is_whole = time_M is not None and len(time_M) == table.num_waiting
         table.lay_out(time_M if is_whole else None)
@@ -367,7 +373,7 @@ class Taking:
         self._bytes_in_table = 0
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, gc=False):
     """A line, and where it stands."""
 
     piece: int
@@ -407,7 +413,7 @@ class Rejects:
     def add(self, line: Line, reason: str) -> None:
         """Keep a line, and what is wrong with it."""
         self.number += 1
-        piece, number, raw = line
+        raw = line.raw
         whole = raw[:_MAX_RAW]
         if self.redactor:
             if len(raw) > _MAX_RAW:  # half an address would not be seen for what it is
@@ -423,7 +429,9 @@ class Rejects:
         if kind not in self.reasons and len(self.reasons) >= _MAX_REASONS:
             kind = "other reasons"
         self.reasons[kind] += 1
-        self._pending.append({"piece": piece, "line": number, "reason": reason, "raw": text})
+        self._pending.append(
+            {"piece": line.piece, "line": line.number, "reason": reason, "raw": text}
+        )
         self._characters_pending += len(text)
         if (
             len(self._pending) >= _REJECTS_PER_GROUP
@@ -541,6 +549,15 @@ def clock_of(config: IngestConfig) -> Clock | None:
     )
 
 
+def redactor_of(config: IngestConfig) -> Redactor | None:
+    """What masks, if the configuration asks for it; else its patterns are not compiled either."""
+    if not config.redact:
+        return None
+    from iterppo.logs.redaction import Redactor
+
+    return Redactor(config.redact_patterns)
+
+
 def facts_of(meta: Any, names: Sequence[str]) -> str | None:
     """The named facts of a conversation's meta, a line each; None where there is none.
 
@@ -577,8 +594,9 @@ def _check_names(conversation: LogConversation) -> None:
         DataError: If they are.
     """
     one = conversation
-    others = (one.customer_id, one.business_id, one.policy_version, one.persona)
-    if len(one.conversation_id) + sum(map(len, filter(None, others))) > _MAX_NAMES:
+    length = len(one.conversation_id) + len(one.customer_id or "") + len(one.business_id or "")
+    length += len(one.policy_version or "") + len(one.persona or "")
+    if length > _MAX_NAMES:
         names = ("conversation_id", "customer_id", "business_id", "policy_version", "persona")
         longest = max(names, key=lambda name: len(getattr(one, name) or ""))
         raise DataError(

@@ -70,7 +70,7 @@ class LogMessage(msgspec.Struct, gc=False):
         )
 
 
-class LogConversation(msgspec.Struct):
+class LogConversation(msgspec.Struct, gc=False):
     """A conversation as the log has it."""
 
     conversation_id: str
@@ -113,7 +113,7 @@ def decode_line(line: bytes) -> LogConversation:
     if (
         not conversation.conversation_id
         or (conversation.meta is not None and not _unfinished_in_meta(conversation))
-        or _contradiction(conversation) is not None
+        or (conversation.outcome == 0 and _contradiction(conversation) is not None)
     ):
         return check_record(parse_json(line))
     return conversation
