@@ -27,10 +27,12 @@ four heads, each of which saw a bootstrap resample. loss_constant: of the traini
 padding_share: padding / all tokens, over an epoch of the batches that ours trains on.
 
 flop_share: FLOP/s of our training steps / of `torch.mm` of two float32 matrices of 1024², both by
-the processor's seconds. The steps are counted as 6 P T + 6 L D Σ t² for T tokens in sequences of t,
-with P parameters outside the embedding, L layers of width D: forward (2 per parameter and token;
-causal attention 2 L D t², for scores and mixtures of t²/2 pairs each) and twice as much backward.
-Neither padding nor what masks, norms and optimiser cost is counted as work done.
+the processor's seconds. T tokens in sequences of t, through L layers of width D with P parameters
+outside the embedding, are counted as 6 P T + 6 L D Σ t²: forward 2 per parameter and token, and
+2 L D t² for causal attention (scores and mixtures of t²/2 pairs), twice as much backward. What
+`iterppo.lm.read_positions` does not do in the last layer is not counted: its feed-forward part
+counts at the positions p that are read, its attention as 12 D Σ (p + 1). Nor are padding, masks,
+norms and the optimiser counted as work done.
 
 branch_speedup: time of `QFunction.__call__` on pairs / of `QFunction.branch_values`, for four other
 actions in every state of held-out conversations. branch_difference: largest difference of the
@@ -223,7 +225,7 @@ def measure_fits(log: Log, config: FitQConfig) -> dict[str, Any]:
     say(f"{theirs.time.wall_s:.1f} s; values other actions")
     pairs = pairs_of(train)
     turns_seen = len(pairs) * config.epochs
-    flop = training_flop(q, lengths) * config.epochs
+    flop = training_flop(q, [t.segment for t in train]) * config.epochs
     mean = sum(p.weight * p.return_ for p in pairs) / sum(p.weight for p in pairs)
     heldout = log.heldout()
     constant = _cross_entropy([mean] * len(pairs_of(heldout)), heldout)
@@ -270,14 +272,20 @@ def fit_ours(log: Log, config: FitQConfig) -> tuple[QFunction, Fitted]:
     return q, Fitted(clock.time, len(made.losses), _cross_entropy(values, heldout))
 
 
-def training_flop(q: QFunction, lengths: Sequence[int]) -> float:
-    """Forward and backward over sequences of these lengths (see above)."""
+def training_flop(q: QFunction, segments: Sequence[Segment]) -> float:
+    """Forward and backward over these segments (see above)."""
     model: Any = q.model
-    parameters = (
-        sum(p.numel() for p in q.parameters()) - model.get_input_embeddings().weight.numel()
-    )
     layers, width = model.config.num_hidden_layers, model.config.hidden_size
-    return 6.0 * parameters * sum(lengths) + 6.0 * layers * width * sum(t * t for t in lengths)
+    last_mlp = sum(p.numel() for p in model.model.layers[-1].mlp.parameters())
+    embedding = model.get_input_embeddings().weight.numel()
+    elsewhere = sum(p.numel() for p in q.parameters()) - embedding - last_mlp
+    flop = 0.0
+    for segment in segments:
+        tokens = len(segment.ids)
+        read = [position for _, position in segment.ends] + segment.states
+        flop += 6 * elsewhere * tokens + 6 * last_mlp * len(read)
+        flop += 6 * (layers - 1) * width * tokens**2 + 12 * width * sum(p + 1 for p in read)
+    return flop
 
 
 def measure_branches(log: Log, q: QFunction) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def fit_per_turn(
             adam_beta2=0.98,
             seed=config.seed,
             eval_strategy="epoch" if validation else "no",
+            eval_on_start=bool(validation),
             remove_unused_columns=False,
             save_strategy="no",
             logging_strategy="no",
@@ -154,7 +155,8 @@ class _WeightedTrainer(Trainer):  # type: ignore[misc]
 
 
 class _BestEpoch(TrainerCallback):  # type: ignore[misc]
-    """Keeps the parameters of the epoch whose validation loss is lowest, in memory."""
+    """Keeps the parameters of the epoch whose validation loss is lowest, in memory; epoch 0 is the
+    start."""
 
     def __init__(self) -> None:
         self.lowest = float("inf")
