@@ -1,6 +1,6 @@
 """How fast `fit-q` learns, beside the stock per-turn way to train the same model, and as well.
 
-    python -m benchmarks.fit_q [--quick] [--logs PATH …] [--record]
+    python -m benchmarks.fit_q [--quick] [--logs PATH …] [--threads N] [--record]
 
 Without --logs, conversations of the built-in shop with its scripted assistant. `ingest`, `returns`
 and `init` make the rest; both fits start from that backbone, with a head of zeros, and see the
@@ -37,6 +37,9 @@ norms and the optimiser counted as work done.
 branch_speedup: time of `QFunction.__call__` on pairs / of `QFunction.branch_values`, for four other
 actions in every state of held-out conversations. branch_difference: largest difference of the
 values.
+
+One thread, unless --threads says otherwise: on a machine that others use too, several threads wait
+for each other most of the time, and seconds of the processor count the waiting.
 
 The last line printed is a JSON object. `--record` writes it to `benchmarks/results/fit_q.json`.
 """
@@ -111,7 +114,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="300 conversations and one pass")
     parser.add_argument("--logs", nargs="+", help="conversations (default: of the shop)")
     parser.add_argument("--record", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     found = measure(
         options.logs,
         num_conversations=300 if options.quick else 3_000,
