@@ -53,6 +53,7 @@ test: $(VENV)/.installed ## Run the tests
 bench: $(VENV)/.installed ## Measure speed beside named peers, in some minutes; numbers to read, not to pass
 	@$(PYTHON_M) pip install -qq --disable-pip-version-check -e '.[$(EXTRAS),bench]' -c constraints.txt
 	$(PYTHON_M) benchmarks.ingest --quick
+	$(PYTHON_M) benchmarks.fit_q --quick
 
 lint: $(VENV)/.installed ## Check style and types, change nothing
 	$(PYTHON_M) ruff check

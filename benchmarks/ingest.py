@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -41,6 +40,7 @@ import numpy as np
 import orjson
 
 from benchmarks.generated_logs import write_log, write_trajectories
+from benchmarks.machine import machine, say
 from benchmarks.memory import Run, run
 from iterppo.artifact import open_artifact
 from iterppo.config import IngestConfig, ReturnsConfig
@@ -62,17 +62,17 @@ def main() -> None:
     options = parser.parse_args()
     size_mb = options.size_mb or (256 if options.quick else 1_000)
     num_turns = 2_000_000 if options.quick else 10_000_000
-    found: dict[str, Any] = {"machine": _machine(), "size_mb": size_mb, "turns": num_turns}
+    found: dict[str, Any] = {"machine": machine(), "size_mb": size_mb, "turns": num_turns}
     with tempfile.TemporaryDirectory(prefix="iterppo-benchmark-") as name:
         folder = Path(name)
         found |= measure_returns(folder, num_turns, repeats=3)
         log = folder / "log.jsonl"
-        _say(f"makes a log of {size_mb} MB")
+        say(f"makes a log of {size_mb} MB")
         write_log(log, size_mb * 10**6)
         found |= measure_parsing(log, folder, repeats=3)
         found |= measure_processes(log, folder, repeats=2)
         if not options.quick:
-            _say(f"makes a log of {5 * size_mb} MB")
+            say(f"makes a log of {5 * size_mb} MB")
             write_log(log, 5 * size_mb * 10**6)
             large = max(_ingest(log, folder, workers).peak_mb for workers in (1, 2))
             found["peak_mb_5x"] = round(large)
@@ -101,7 +101,7 @@ def measure_parsing(log: Path, folder: Path, *, repeats: int) -> dict[str, Any]:
             for line in file:
                 orjson.loads(line)
 
-    _say("reads it with orjson, and with ingest")
+    say("reads it with orjson, and with ingest")
     with _one_core():
         bare, whole = _best([bare_pass, stage], repeats, clock=time.process_time)
     return {
@@ -113,7 +113,7 @@ def measure_parsing(log: Path, folder: Path, *, repeats: int) -> dict[str, Any]:
 
 def measure_processes(log: Path, folder: Path, *, repeats: int) -> dict[str, Any]:
     """The command with one worker and with two."""
-    _say("runs the command with one worker, and with two")
+    say("runs the command with one worker, and with two")
     runs = [[_ingest(log, folder, workers) for workers in (1, 2)] for _ in range(repeats)]
     one_s, two_s = (min(pair[number].wall_s for pair in runs) for number in (0, 1))
     bare = [[_bare_passes(log, number) for number in (1, 2)] for _ in range(repeats)]
@@ -151,7 +151,7 @@ with open(sys.argv[1], "rb") as file:
 
 def measure_returns(folder: Path, num_turns: int, *, repeats: int) -> dict[str, Any]:
     """The stage beside DuckDB."""
-    _say(f"makes {num_turns} turns, and their returns")
+    say(f"makes {num_turns} turns, and their returns")
     source, out, written = folder / "turns", folder / "returns", folder / "duckdb.parquet"
     write_trajectories(source, num_turns)
     connection = duckdb.connect()
@@ -230,21 +230,6 @@ def _one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def _machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return {
-        "processor": models[0] if models else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
-    }
-
-
-def _say(text: str) -> None:
-    print(f"benchmark: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

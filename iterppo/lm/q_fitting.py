@@ -103,6 +103,11 @@ def fit(
     return replace(made, sweeps=changes)
 
 
+def is_validation(conversation_id: str, config: FitQConfig) -> bool:
+    """Whether a training conversation is kept out of the gradient of the Monte Carlo fit."""
+    return unit_hash(conversation_id, seed=config.seed + 1) < VALIDATION_SHARE
+
+
 def _regress(
     q: QFunction,
     targets: Sequence[Target],
@@ -116,14 +121,9 @@ def _regress(
     """One regression on fixed targets; sweep 0 is the Monte Carlo fit."""
     usable = [target for target in targets if target.usable]
     _check(usable, config)
-    is_validation = [
-        sweep == 0 and unit_hash(t.conversation_id, seed=config.seed + 1) < VALIDATION_SHARE
-        for t in usable
-    ]
-    train = [t for t, kept_out in zip(usable, is_validation, strict=True) if not kept_out] or [
-        *usable
-    ]
-    validation = [t for t, kept_out in zip(usable, is_validation, strict=True) if kept_out]
+    kept_out = [sweep == 0 and is_validation(t.conversation_id, config) for t in usable]
+    train = [t for t, out in zip(usable, kept_out, strict=True) if not out] or [*usable]
+    validation = [t for t, out in zip(usable, kept_out, strict=True) if out]
     progress = _Progress(q, targets, sweep, made, list(changes))
     progress.note(_mean_loss(q, validation, config), better=True)
 

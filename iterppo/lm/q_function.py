@@ -28,6 +28,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from iterppo.config import FitQConfig
 from iterppo.errors import ArtifactError
 from iterppo.lm.policy import load_tokenizer
+from iterppo.lm.read_positions import last_layer_at
 from iterppo.lm.rendering import Message, Renderer, Segment
 from iterppo.lm.training import right_pad, token_batches
 
@@ -189,7 +190,9 @@ class QFunction:
         ids_BT = right_pad([segment.ids for segment in segments], value=self._pad_id)
         # Right padding needs no attention mask in a causal model, and no end is ever looked for by
         # a pad id.
-        hidden_BTD = self._hidden(input_ids=ids_BT.to(self.model.device))
+        read = [[p for _, p in segment.ends] + segment.states for segment in segments]
+        with last_layer_at(self._backbone(), read):
+            hidden_BTD = self._hidden(input_ids=ids_BT.to(self.model.device))
         rows = [row for row, segment in enumerate(segments) for _ in segment.ends]
         ends = [position for segment in segments for _, position in segment.ends]
         states = [position for segment in segments for position in segment.states]
@@ -288,11 +291,13 @@ class QFunction:
         return q_NM.mean(dim=1)
 
     def _hidden(self, **inputs: torch.Tensor) -> torch.Tensor:
-        backbone: Any = getattr(self.model, self.model.base_model_prefix)
         kind = self.model.device.type
         with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
-            hidden: torch.Tensor = backbone(**inputs, use_cache=False).last_hidden_state
+            hidden: torch.Tensor = self._backbone()(**inputs, use_cache=False).last_hidden_state
         return hidden
+
+    def _backbone(self) -> Any:
+        return getattr(self.model, self.model.base_model_prefix)
 
     def _estimates(self, outputs: Outputs) -> list[Estimate]:
         q_N = self.to_value(outputs.q_NM.mean(dim=1)).tolist()
