@@ -115,7 +115,9 @@ def rollout(
     policy: Annotated[
         str | None,
         typer.Option(
-            "--policy", help="Policy artifact or export, or `scripted`: the environment's own."
+            "--policy",
+            help="Policy artifact or export, or `scripted`: the environment's own assistant; "
+            "`scripted:NAME` where it has several (shop: mediocre, expert, uniform).",
         ),
     ] = None,
     env: Annotated[
@@ -129,8 +131,11 @@ def rollout(
     as_json: Json = False,
 ) -> None:
     """Stands in for a deployment."""
-    scripted = policy == "scripted"
+    kind, _, script = (policy or "").partition(":")
+    scripted = kind == "scripted"
     chosen = [*(settings or []), *([f"rollout.env={json.dumps(env)}"] if env else [])]
+    if scripted and script:
+        chosen.append(f"rollout.script={json.dumps(script)}")
     _run(
         "rollout",
         inputs={"policy": None if scripted or policy is None else Path(policy)},

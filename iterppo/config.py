@@ -420,6 +420,8 @@ class RolloutConfig(StageConfig):
 
     env: str = "shop"
     """An entry point of the group `iterppo.environments`, or `module:factory`."""
+    script: str = ""
+    """Which of the environment's own assistants, where it has several; `scripted` policies only."""
     conversations: Count = 2400
     """Conversations to hold."""
     parallel: Count = 256

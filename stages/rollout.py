@@ -63,15 +63,14 @@ def run(
 class _Scripted:
     """The environment's own assistant."""
 
-    version = "scripted"
-
     def __init__(self, factory: Any, config: RolloutConfig) -> None:
+        self.version = f"scripted-{config.script}" if config.script else "scripted"
         make = getattr(factory(), "scripted_assistant", None)
         if make is None:
             raise UsageError(
                 f"rollout: the environment {config.env} has no scripted assistant. Name a --policy."
             )
-        self._assistant = make(config.seed)
+        self._assistant = make(config.seed, *([config.script] if config.script else []))
 
     def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
         return [

@@ -436,6 +436,24 @@ def test_completions_that_do_not_divide_are_a_usage_error(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_script_is_named(tmp_path: Path, config: Path, command: Callable[..., Any]) -> None:
+    rates = {}
+    for name in ("expert", "uniform"):
+        folder = tmp_path / name
+        run(
+            *("rollout", "--policy", f"scripted:{name}", "--out", folder, "--config", config),
+            *("--set", "rollout.conversations=150", "--set", "rollout.max_turns=20"),
+        )
+        rates[name] = float(manifest(folder).metrics["outcome_rate"])
+        assert manifest(folder).metrics["policy_version"] == f"scripted-{name}"
+    assert rates["expert"] > rates["uniform"] + 0.3
+
+    done = command("rollout", "--policy", "scripted:wizard", "--out", tmp_path / "none")
+    assert done.status == 2
+    assert "mediocre, expert, uniform" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.fixture(scope="module")
 def asked(first: Path, config: Path) -> Path:
     """What the policy would do in every state of the round."""

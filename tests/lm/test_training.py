@@ -1,12 +1,14 @@
 """The supervised loop: batches that cover everything once, and a loss that goes down or stops."""
 
 import math
+import random
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iterppo.config import FitQConfig
 from iterppo.lm.training import minimise, right_pad, token_batches
 
 some_lengths = st.lists(st.integers(1, 50), max_size=40)
@@ -172,3 +174,15 @@ def test_a_loss_that_is_no_number_stops_the_training_before_it_harms(bad: float)
     with pytest.raises(FloatingPointError, match="at step 2"):
         problem.run()
     assert torch.isfinite(problem.weight).all()
+
+
+def test_hardly_anything_is_padding_where_q_is_fitted() -> None:
+    # A thousand conversations, of a few tokens to a few hundred.
+    tokens_per_batch = FitQConfig().tokens_per_batch
+    generator = random.Random(0)
+    lengths = [min(500, max(5, round(generator.lognormvariate(4.8, 0.6)))) for _ in range(1000)]
+    batches = token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=1)
+    computed = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+
+    assert sorted(index for batch in batches for index in batch) == list(range(1000))
+    assert 1 - sum(lengths) / computed < 0.05
