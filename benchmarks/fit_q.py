@@ -34,7 +34,7 @@ outside the embedding, are counted as 6 P T + 6 L D Σ t²: forward 2 per parame
 counts at the positions p that are read, its attention as 12 D Σ (p + 1). Nor are padding, masks,
 norms and the optimiser counted as work done.
 
-branch_speedup: time of `QFunction.__call__` on pairs / of `QFunction.branch_values`, for four other
+branch_speedup: time of `QFunction.__call__` on pairs / of `branch_values`, for four other
 actions in every state of held-out conversations. branch_difference: largest difference of the
 values.
 
@@ -63,6 +63,7 @@ from benchmarks.per_turn_trainer import fit_per_turn, pairs_of
 from benchmarks.training_clock import Time, TrainingClock, now
 from iterppo.artifact import open_artifact
 from iterppo.config import FitQConfig, IngestConfig, InitConfig, ReturnsConfig, RolloutConfig
+from iterppo.lm.branches import branch_values
 from iterppo.lm.policy import load_policy, model_folder, prepare_libraries
 from iterppo.lm.q_fitting import Target, fit, is_validation
 from iterppo.lm.q_function import QFunction, QSettings
@@ -321,7 +322,7 @@ def measure_branches(log: Log, q: QFunction) -> dict[str, Any]:
                 others.append(action)
 
     def together() -> list[float]:
-        return [v for segment, asked in branches for v in q.branch_values(segment, asked)]
+        return [v for values in branch_values(q, branches) for v in values]
 
     def apart() -> list[float]:
         return q(states, others)

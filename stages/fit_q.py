@@ -182,6 +182,7 @@ def _sampled(
     """What Q makes of other actions of the policy, in some held-out states."""
     import numpy as np
 
+    from iterppo.lm.branches import branch_values
     from iterppo.lm.generation import sample, seed_sampling
     from iterppo.lm.policy import use_accelerator
     from iterppo.lm.rendering import decisions
@@ -208,15 +209,18 @@ def _sampled(
             states += [fitted[0]] * config.sampled_actions
             kept.append((segment, end, c))
     seed_sampling(config.seed, call=0)
-    texts = [drawn.text or "" for drawn in sample(policy, states)]
+    texts = iter([drawn.text or "" for drawn in sample(policy, states)])
+    requests = [
+        (segment, [(end, next(texts)) for _ in range(config.sampled_actions)])
+        for segment, end, _ in kept
+    ]
     values, lengths, owners = [], [], []
-    for number, (segment, end, c) in enumerate(kept):
-        first = number * config.sampled_actions
-        chosen = texts[first : first + config.sampled_actions]
-        found = q.branch_values(segment, [(end, text) for text in chosen])
+    for (_, _, c), (_, asked), found in zip(
+        kept, requests, branch_values(q, requests), strict=True
+    ):
         if not any(math.isnan(value) for value in found):
             values.append(found)
-            lengths.append([float(len(q.renderer.text_ids(text))) for text in chosen])
+            lengths.append([float(len(q.renderer.text_ids(text))) for _, text in asked])
             owners.append(c.conversation_id)
     if not values:
         return None

@@ -13,8 +13,7 @@ Shapes: B segments or pairs, T tokens, D hidden, N action ends in a batch, M mem
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -192,7 +191,7 @@ class QFunction:
         # a pad id.
         read = [[p for _, p in segment.ends] + segment.states for segment in segments]
         with last_layer_at(self._backbone(), read):
-            hidden_BTD = self._hidden(input_ids=ids_BT.to(self.model.device))
+            hidden_BTD = self.hidden(input_ids=ids_BT.to(self.model.device))
         rows = [row for row, segment in enumerate(segments) for _ in segment.ends]
         ends = [position for segment in segments for _, position in segment.ends]
         states = [position for segment in segments for position in segment.states]
@@ -230,67 +229,8 @@ class QFunction:
         found = self.estimates(segments, tokens_per_batch=tokens_per_batch)
         return [[estimate.q for estimate in estimates] for estimates in found]
 
-    @torch.no_grad()
-    def branch_values(self, trunk: Segment, branches: Sequence[tuple[int, str]]) -> list[float]:
-        """Q̂ of other actions in the states of a conversation, in one pass for many of them.
-
-            trunk   s_1 a_1 s_2 a_2 …                   its own tokens, causally
-            branch  (number of an end, a'):  a' attends to the trunk up to that end's state, and to
-                    itself; its positions go on from there
-
-        What a pair by itself gives; K actions at n states cost the tokens of the conversation and
-        of the actions, where pairs by themselves repeat the state nK times.
-
-        Args:
-            trunk: A segment of the conversation.
-            branches: Number of an end of the segment, and another action in its state.
-
-        Returns:
-            Values in the order of the branches; NaN where a pair exceeds the context.
-        """
-        self.model.eval()
-        written = [self.renderer.turn_ids(action.strip()) for _, action in branches]
-        values = [math.nan] * len(branches)
-        fits = [
-            n
-            for n, (end, _) in enumerate(branches)
-            if trunk.states[end] + 1 + len(written[n]) <= self.settings.max_tokens
-        ]
-        for group in _groups([len(written[n]) for n in fits], room=max(512, len(trunk.ids))):
-            chosen = [fits[place] for place in group]
-            starts = [trunk.states[branches[n][0]] for n in chosen]
-            raw_N = self._branches(trunk.ids, starts, [written[n] for n in chosen])
-            for n, value in zip(chosen, self.to_value(raw_N).tolist(), strict=True):
-                values[n] = value
-        return values
-
-    def _branches(
-        self, trunk: list[int], starts: list[int], branches: list[list[int]]
-    ) -> torch.Tensor:
-        ids = [*trunk, *(token for branch in branches for token in branch)]
-        positions = list(range(len(trunk)))
-        seen_TT = torch.zeros(len(ids), len(ids), dtype=torch.bool)
-        seen_TT[: len(trunk), : len(trunk)] = True
-        ends, at = [], len(trunk)
-        for start, branch in zip(starts, branches, strict=True):
-            positions += range(start + 1, start + 1 + len(branch))
-            seen_TT[at : at + len(branch), : start + 1] = True
-            seen_TT[at : at + len(branch), at : at + len(branch)] = True
-            at += len(branch)
-            ends.append(at - 1)
-        seen_TT &= torch.ones_like(seen_TT).tril()
-        device = self.model.device
-        barred_11TT = torch.zeros(1, 1, len(ids), len(ids), device=device)
-        barred_11TT.masked_fill_(~seen_TT.to(device), torch.finfo(torch.float32).min)
-        hidden_1TD = self._hidden(
-            input_ids=torch.tensor([ids], device=device),
-            attention_mask=barred_11TT,
-            position_ids=torch.tensor([positions], device=device),
-        )
-        q_NM: torch.Tensor = self.heads.members(hidden_1TD[0, ends].float())
-        return q_NM.mean(dim=1)
-
-    def _hidden(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def hidden(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """The backbone's last hidden state (B, T, D), in the precision asked for."""
         kind = self.model.device.type
         with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
             hidden: torch.Tensor = self._backbone()(**inputs, use_cache=False).last_hidden_state
@@ -334,17 +274,3 @@ class QFunction:
             pair = self.renderer.prompt_ids(fitted[0]) + ids
             segments.append(Segment(pair, [(0, len(pair) - 1)], [len(pair) - len(ids) - 1]))
         return [one.q - self.kappa * (one.spread or 0.0) for (one,) in self.estimates(segments)]
-
-
-def _groups(lengths: Sequence[int], *, room: int) -> Iterator[list[int]]:
-    """Indices of consecutive branches that together take at most `room` tokens, one at least."""
-    group: list[int] = []
-    used = 0
-    for index, length in enumerate(lengths):
-        if group and used + length > room:
-            yield group
-            group, used = [], 0
-        group.append(index)
-        used += length
-    if group:
-        yield group

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from iterppo.lm.branches import branch_values
 from iterppo.lm.q_fitting import Target
 from iterppo.lm.q_function import QFunction
 from iterppo.lm.rendering import Renderer, Segment, decisions
@@ -150,21 +151,31 @@ def next_values(
             }
             for conversation in conversations
         ]
-    found = []
-    for conversation in conversations:
-        values: dict[int, float] = {}
-        for segment in conversation.segments:
-            branches = [
+    owners = [(c, segment) for c in conversations for segment in c.segments]
+    requests = [
+        (
+            segment,
+            [
                 (end, action)
                 for end, (index, _) in enumerate(segment.ends)
                 if index > 0
-                for action in actions.get((conversation.conversation_id, index + 1), ())
-            ]
-            by_end: dict[int, list[float]] = {}
-            for (end, _), value in zip(branches, q.branch_values(segment, branches), strict=True):
-                by_end.setdefault(segment.ends[end][0], []).append(value)
-            values |= {index: float(np.nanmean(each)) for index, each in by_end.items()}
-        found.append(values)
+                for action in actions.get((c.conversation_id, index + 1), ())
+            ],
+        )
+        for c, segment in owners
+    ]
+    by_state: dict[tuple[str, int], list[float]] = {}
+    for (c, segment), (_, branches), values in zip(
+        owners, requests, branch_values(q, requests), strict=True
+    ):
+        for (end, _), value in zip(branches, values, strict=True):
+            if not math.isnan(value):
+                index = segment.ends[end][0]
+                by_state.setdefault((c.conversation_id, index), []).append(value)
+    found: list[dict[int, float]] = []
+    for c in conversations:
+        known = ((n, by_state.get((c.conversation_id, n))) for n in range(len(c.rows)))
+        found.append({n: sum(values) / len(values) for n, values in known if values})
     return found
 
 

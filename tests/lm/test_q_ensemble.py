@@ -16,6 +16,7 @@ from transformers import (
 
 from iterppo.config import FitQConfig
 from iterppo.lm import policy as policies
+from iterppo.lm.branches import branch_values
 from iterppo.lm.checkpoint import Checkpoint
 from iterppo.lm.q_fitting import Target, fit
 from iterppo.lm.q_function import QFunction, QSettings
@@ -238,8 +239,10 @@ def test_other_actions_in_one_pass_have_the_values_of_their_pairs(
     ]
     expected = q([turns[end].state for end, _ in branches], [action for _, action in branches])
 
-    assert q.branch_values(segment, branches) == pytest.approx(expected, abs=1e-5)
-    assert q.branch_values(segment, branches[::-1]) == pytest.approx(expected[::-1], abs=1e-5)
+    assert branch_values(q, [(segment, branches)])[0] == pytest.approx(expected, abs=1e-5)
+    assert branch_values(q, [(segment, branches[::-1])])[0] == pytest.approx(
+        expected[::-1], abs=1e-5
+    )
     assert max(expected) - min(expected) > 1e-3
 
 
@@ -270,10 +273,28 @@ def test_many_branches_are_as_few(make_policy: MakePolicy, turns: list[Decision]
     branches = [(n % 4, f"{WORDS[n % 5]} and then " * (1 + n % 9)) for n in range(120)]
     assert sum(len(q.renderer.turn_ids(action)) for _, action in branches) > 2 * 512
 
-    found = q.branch_values(segment, branches)
+    found = branch_values(q, [(segment, branches)])[0]
     assert found == pytest.approx(
-        [q.branch_values(segment, [one])[0] for one in branches], abs=1e-5
+        [branch_values(q, [(segment, [one])])[0][0] for one in branches], abs=1e-5
     )
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 400, 8192])
+def test_conversations_that_share_a_batch_do_not_see_each_other(
+    tokens_per_batch: int, make_policy: MakePolicy, turns: list[Decision]
+) -> None:
+    q = random_q(make_policy(), max_tokens=1000)
+    requests = []
+    for length in (4, 1, 3, 2):
+        (segment,), _ = q.renderer.segments(turns[:length], max_tokens=1000)
+        asked = [(n % length, f"{WORDS[n]} " * (1 + n)) for n in range(5)]
+        requests.append((segment, asked))
+    together = branch_values(q, requests, tokens_per_batch=tokens_per_batch)
+
+    for request, found in zip(requests, together, strict=True):
+        assert found == pytest.approx(branch_values(q, [request])[0], abs=1e-5)
+        pairs = [(turns[end].state, action) for end, action in request[1]]
+        assert found == pytest.approx(q(*map(list, zip(*pairs, strict=True))), abs=1e-5)
 
 
 def test_a_branch_beyond_the_context_has_no_value(
@@ -281,10 +302,10 @@ def test_a_branch_beyond_the_context_has_no_value(
 ) -> None:
     q = random_q(make_policy(), max_tokens=60)
     segments, _ = q.renderer.segments(turns, max_tokens=60)
-    found = q.branch_values(segments[0], [(0, "yes"), (0, "no " * 60), (0, "no")])
+    found = branch_values(q, [(segments[0], [(0, "yes"), (0, "no " * 60), (0, "no")])])[0]
 
     assert [math.isnan(value) for value in found] == [False, True, False]
-    assert q.branch_values(segments[0], []) == []
+    assert branch_values(q, [(segments[0], []), (segments[0], [(0, "yes")])])[0] == []
 
 
 # --- any model, any size ---
