@@ -323,6 +323,9 @@ class FitQConfig(StageConfig):
     What is learned of an outcome travels one turn back with each."""
     sweep_epochs: Positive = 1.0
     """Passes over the training conversations in each sweep (all but mc)."""
+    sweep_learning_rate: Positive = 1e-3
+    """Peak learning rate in sweeps: a sweep that moves Q only a part of the way to its targets
+    costs as much as one that gets there (all but mc)."""
     members: Count = 4
     """Heads on the shared backbone, each fitted to its own bootstrap resample of the conversations;
     their spread says how sure Q is."""

@@ -152,7 +152,7 @@ def _regress(
         epochs=config.epochs if sweep == 0 else config.sweep_epochs,
         max_steps=config.max_steps,
         tokens_per_batch=config.tokens_per_batch,
-        learning_rate=config.learning_rate,
+        learning_rate=config.learning_rate if sweep == 0 else config.sweep_learning_rate,
         weight_decay=config.weight_decay,
         seed=config.seed + sweep,
         what="fit-q" if sweep == 0 else f"fit-q, sweep {sweep} of {config.sweeps}",
