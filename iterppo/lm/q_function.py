@@ -117,15 +117,24 @@ class QFunction:
             settings = QSettings.model_validate_json(
                 (folder / SETTINGS).read_text(encoding="utf-8")
             )
-            weights = load_file(folder / HEADS)
+            # Before q@2 there were no heads beside the model.
+            weights = load_file(folder / HEADS) if (folder / HEADS).exists() else None
         except (OSError, ValueError, SafetensorError) as error:
             raise ArtifactError(
-                f"{folder / SETTINGS}: cannot be read ({type(error).__name__}). Fit Q again."
+                f"{folder}: {SETTINGS} or {HEADS} cannot be read ({type(error).__name__}). "
+                "Fit Q again."
             ) from None
+        if weights is None and settings.members > 1:
+            raise ArtifactError(f"{folder / HEADS}: not found. Fit Q again.")
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
         heads = _Heads(model.score.weight.shape[1], settings.members)
+        if weights is None:
+            weights = {
+                "members.weight": model.score.weight.detach(),
+                "state.weight": torch.zeros_like(model.score.weight),
+            }
         heads.load_state_dict(weights)
         return cls(model, Renderer(load_tokenizer(str(folder))), settings, heads)
 

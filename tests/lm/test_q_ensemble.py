@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from iterppo.config import FitQConfig
+from iterppo.errors import ArtifactError
 from iterppo.lm import policy as policies
 from iterppo.lm.branches import branch_values
 from iterppo.lm.checkpoint import Checkpoint
@@ -181,6 +182,32 @@ def test_a_plain_sequence_classifier_gives_the_same_value(
     assert segment == q.renderer.pair_ids(state, action)
     assert again([state], [action]) == [expected]
     assert torch.equal(again.heads.members.weight, q.heads.members.weight)
+
+
+def test_a_folder_of_before_there_were_heads_is_still_read(
+    make_policy: MakePolicy, make_state: MakeState, tmp_path: Path
+) -> None:
+    q = random_q(make_policy(), members=1)
+    q.save(tmp_path)
+    (tmp_path / "iterppo_q_heads.safetensors").unlink()
+    (tmp_path / "iterppo_q.json").write_text('{"loss": "bce", "max_tokens": 128}')
+
+    assert QFunction.load(tmp_path)([make_state("Hi")], ["yes"]) == q([make_state("Hi")], ["yes"])
+
+
+@pytest.mark.parametrize("damage", ["gone", "half"])
+def test_an_ensemble_whose_heads_are_lost_is_refused_in_a_line(
+    damage: str, make_policy: MakePolicy, tmp_path: Path
+) -> None:
+    random_q(make_policy(), members=4).save(tmp_path)
+    heads = tmp_path / "iterppo_q_heads.safetensors"
+    content = heads.read_bytes()
+    heads.unlink()
+    if damage == "half":
+        heads.write_bytes(content[: len(content) // 2])
+
+    with pytest.raises(ArtifactError, match=r"iterppo_q_heads.safetensors.*Fit Q again"):
+        QFunction.load(tmp_path)
 
 
 # --- V̂ ---
