@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from iterppo.progress import say
+
 
 class Saved(NamedTuple):
     """What a checkpoint holds."""
@@ -49,11 +51,19 @@ class Checkpoint:
         self.every = every
 
     def save(self, saved: Saved) -> None:
-        """Replace what was saved before."""
+        """Replace what was saved before; on a full disk, say so and keep it.
+
+        A checkpoint is a convenience: the training that it is for goes on.
+        """
         half = self._file.with_name(f"{self._file.name}.half")
         tensors = {name: t.detach().contiguous().clone() for name, t in saved.tensors.items()}
-        save_file(tensors, half, metadata={"key": self._key, "notes": json.dumps(saved.notes)})
-        os.replace(half, self._file)
+        metadata = {"key": self._key, "notes": json.dumps(saved.notes)}
+        try:
+            save_file(tensors, half, metadata=metadata)
+            os.replace(half, self._file)
+        except (OSError, SafetensorError) as error:
+            half.unlink(missing_ok=True)
+            say(f"{self._file}: no checkpoint could be written ({error}); the training goes on")
 
     def load(self) -> Saved | None:
         """What was saved; None where nothing was, or something else."""

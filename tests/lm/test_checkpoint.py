@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from iterppo.lm.checkpoint import Checkpoint, Saved
 from iterppo.lm.training import minimise
@@ -117,5 +118,28 @@ def test_a_save_that_is_killed_leaves_the_one_before(
     assert saved.notes == {"n": 1}
     assert saved.tensors["x"].tolist() == [1.0]
 
+    monkeypatch.undo()
     checkpoint.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError("No space left"), SafetensorError("No space left")])
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = train(None)
+
+    def full(tensors: Any, file: Path, **_: Any) -> None:
+        file.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("iterppo.lm.checkpoint.save_file", full)
+    losses, weight, _ = train(Checkpoint(tmp_path / "state", key="a", every=4))
+
+    assert losses == whole[0]
+    assert torch.equal(weight, whole[1])
+    assert "no checkpoint could be written (No space left)" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
