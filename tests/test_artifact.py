@@ -1,5 +1,6 @@
 """Artifacts are whole or not there at all: writing, killing, damage, lineage, up to date or not."""
 
+import errno
 import json
 import os
 import pickle
@@ -726,3 +727,45 @@ def test_stages_write_the_same_bytes_but_for_the_time(folder: Path) -> None:
             Manifest.model_validate_json(files[f"{kind}/{MANIFEST}"]) for files in (first, second)
         )
         assert before.model_dump(exclude={"created_at"}) == after.model_dump(exclude={"created_at"})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), id="the system's"),
+        pytest.param(OSError(errno.EDQUOT, "Disk quota exceeded"), id="a quota's"),
+        pytest.param(
+            RuntimeError("I/O error: No space left on device (os error 28)"), id="a library's"
+        ),
+    ],
+)
+@pytest.mark.parametrize("when", ["while it is written", "at its end"])
+def test_a_full_disk_is_a_line_and_leaves_what_was_there(
+    error: Exception, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    settings: dict[str, Any] = {
+        "kind": "log",
+        "stage": "rollout",
+        "config": CONFIG,
+        "inputs": {},
+    }
+    with ArtifactWriter(out, **settings) as before:
+        before.write_json("kept.json", 1)
+
+    def full(*_: Any) -> None:
+        raise error
+
+    if when == "at its end":
+        monkeypatch.setattr("iterppo.artifact.writing._sync", full)
+    def write() -> None:
+        with ArtifactWriter(out, **settings):
+            if when == "while it is written":
+                full()
+
+    with pytest.raises(UsageError, match="no space left on the disk") as raised:
+        write()
+
+    assert str(out) in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "kept.json").exists()

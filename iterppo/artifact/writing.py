@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import importlib.metadata
 import json
@@ -88,14 +89,25 @@ class ArtifactWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
+        if error is not None:
             self._abandon()
+            self._refuse_full_disk(error)
             return
         try:
             self._finish()
-        except BaseException:
+        except BaseException as error:
             self._abandon()
+            self._refuse_full_disk(error)
             raise
+
+    def _refuse_full_disk(self, error: BaseException) -> None:
+        # By its words too: libraries that write by themselves have errors of their own.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            raise UsageError(
+                f"{self.out}: no space left on the disk. Free some and run the same command again; "
+                "nothing half-made was left there."
+            ) from None
 
     def _abandon(self) -> None:
         if self._part is not None:
