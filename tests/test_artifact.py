@@ -758,6 +758,7 @@ def test_a_full_disk_is_a_line_and_leaves_what_was_there(
 
     if when == "at its end":
         monkeypatch.setattr("iterppo.artifact.writing._sync", full)
+
     def write() -> None:
         with ArtifactWriter(out, **settings):
             if when == "while it is written":

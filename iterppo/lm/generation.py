@@ -29,6 +29,8 @@ class Sampled:
     text: str | None
     logprob: float
     """log π(a | s) of what was sampled, in nats."""
+    tokens: list[int]
+    """As they were drawn, the end of the turn included where it was reached."""
 
 
 def sample(
@@ -73,7 +75,7 @@ def _sample(policy: Policy, prompts: Sequence[list[int]]) -> list[Sampled]:
     for tokens, logprob in zip(written, logprobs, strict=True):
         finished = tokens[-1] == renderer.eos_id
         text = str(renderer.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-        suggestions.append(Sampled(text if text and finished else None, logprob))
+        suggestions.append(Sampled(text if text and finished else None, logprob, tokens))
     return suggestions
 
 
