@@ -28,6 +28,7 @@ from iterppo.lm.policy import Policy
 from iterppo.lm.rendering import Message
 from iterppo.lm.trl_arguments import Report, trainer_arguments
 from iterppo.rl.advantages import generalised_advantages, token_rewards, whiten
+from iterppo.rl.kl import kl_estimate
 from iterppo.rl.losses import value_loss
 
 RATIO_TOLERANCE = 1e-3
@@ -77,7 +78,7 @@ class PPOTrainer(GRPOTrainer):
         self.critic = Critic(policy.model)
         self.largest_first_log_ratio = 0.0
         self._scores_B = torch.empty(0)
-        self._passes: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._passes: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
         num_prompts = config.completions_per_update // config.completions_per_prompt
         rows = [{"prompt_id": row["prompt_id"], "prompt": row["prompt"]} for row in prompts]
         repeats = -(-num_prompts // len(rows))
@@ -149,11 +150,11 @@ class PPOTrainer(GRPOTrainer):
             logprobs.append(logprob_bT)
             extras.append(extra)
             values += [value_bS[:, -(logits_to_keep + 1) :] for value_bS in collected]
-        if values and model is not self.ref_model:
-            self._passes.append((torch.cat(logprobs), torch.cat(values)))
         joined = [
             None if parts[0] is None else torch.cat(parts) for parts in zip(*extras, strict=True)
         ]
+        if values and model is not self.ref_model:
+            self._passes.append((torch.cat(logprobs), torch.cat(values), joined[0]))
         return torch.cat(logprobs), *joined
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -176,10 +177,11 @@ class PPOTrainer(GRPOTrainer):
                 )
         # The first pass is the policy's; with adapters a second one, adapters off, is the
         # reference's.
-        old_logprob_BT, value_BT1 = self._passes[0]
+        old_logprob_BT, value_BT1, _ = self._passes[0]
         kl_BT = torch.zeros_like(old_logprob_BT)
         if "ref_per_token_logps" in batch:
-            kl_BT = (old_logprob_BT - batch["ref_per_token_logps"]) * mask_BT
+            reference_BT = batch["ref_per_token_logps"]
+            kl_BT = kl_estimate(old_logprob_BT, reference_BT, kind="k1") * mask_BT
         last_B = (mask_BT.cumsum(1) * mask_BT).argmax(dim=1, keepdim=True)
         last_token_B = batch["completion_ids"].gather(1, last_B).squeeze(1)
         terminated_B = torch.isin(
@@ -238,7 +240,7 @@ class PPOTrainer(GRPOTrainer):
             policy_loss: torch.Tensor = super()._compute_loss(model, inputs)
         finally:
             self.beta = beta
-        logprob_BT, value_BT1 = self._passes.pop()
+        logprob_BT, value_BT1, entropy_BT = self._passes.pop()
         mask_BT = inputs["completion_mask"]
         if (
             self._step < self.args.gradient_accumulation_steps
@@ -264,7 +266,12 @@ class PPOTrainer(GRPOTrainer):
         self._metrics["train"]["value_loss"].append(
             critic_loss.item() * self.args.gradient_accumulation_steps
         )
-        return policy_loss + self.config.value_coefficient * critic_loss
+        loss = policy_loss + self.config.value_coefficient * critic_loss
+        if self.config.entropy_coefficient and entropy_BT is not None:
+            # TRL's own bonus is a mean over each microbatch: its gradient depends on their division.
+            bonus = (entropy_BT * mask_BT).sum() / num_tokens
+            loss = loss - self.config.entropy_coefficient * bonus
+        return loss
 
     def _assert_ratio_is_one(
         self, new_BT: torch.Tensor, old_BT: torch.Tensor, mask_BT: torch.Tensor

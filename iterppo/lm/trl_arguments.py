@@ -51,7 +51,6 @@ def trainer_arguments(config: PPOConfig, policy: Policy, work: Path) -> GRPOConf
         top_k=0,
         beta=config.kl_coefficient,
         epsilon=config.clip,
-        entropy_coef=config.entropy_coefficient,
         loss_type="dapo",
         scale_rewards="none",
         learning_rate=config.learning_rate,

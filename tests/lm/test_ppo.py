@@ -531,10 +531,15 @@ def test_a_gradient_does_not_depend_on_the_microbatches(minibatches: int, start:
     assert (moved[0] - moved[1]).norm() / moved[0].norm() < 1e-3
 
 
-def test_the_losses_of_microbatches_add_up_to_the_loss_of_their_minibatch(start: Start) -> None:
+@pytest.mark.parametrize("bonus", [0.0, 0.5], ids=["no entropy bonus", "an entropy bonus"])
+def test_the_losses_of_microbatches_add_up_to_the_loss_of_their_minibatch(
+    bonus: float, start: Start
+) -> None:
     gradients = []
     for size in (2, 4, 16):
-        run = start(minibatches=1, microbatch_size=size, max_gradient_norm=1e9)
+        run = start(
+            minibatches=1, microbatch_size=size, max_gradient_norm=1e9, entropy_coefficient=bonus
+        )
         kept: dict[str, Any] = {}
 
         def keep(*_: Any, run: Run = run, kept: dict[str, Any] = kept) -> None:
