@@ -403,7 +403,8 @@ class PPOConfig(StageConfig):
     entropy_coefficient: NonNegative = 0.0
     """Weight of the entropy bonus."""
     whiten_advantages: bool = True
-    """Scale the advantages of an update to mean 0 and standard deviation 1."""
+    """Scale the advantages of an update to mean 0 and standard deviation 1; less than that where
+    the spread has fallen by more than a tenth since the update before."""
     critic_samples: CountOrZero = 512
     """Completions of the first policy that the value head is fitted on before the first update; 0:
     it starts at zero."""

@@ -35,6 +35,13 @@ RATIO_TOLERANCE = 1e-3
 """Largest |log π_new − log π_old| on a minibatch that saw no update yet. Beyond rounding it is a
 defect, never noise."""
 
+LEAST_ADVANTAGE_SCALE = 1e-4
+"""Advantages of less than a ten-thousandth of an outcome are rounding of Q̂ and are not enlarged."""
+ADVANTAGE_SCALE_KEPT = 0.9
+"""An update's advantages are scaled by no less than this share of the scale before. The spread of Q
+may shrink as the policy learns, but not at a stroke: an update that happens to hold completions of
+one worth has nothing to teach, and shall not be the loudest."""
+
 
 class Reward(Protocol):
     """Q, or anything that scores actions in states by their text."""
@@ -77,6 +84,8 @@ class PPOTrainer(GRPOTrainer):
         self.on_samples = on_samples
         self.critic = Critic(policy.model)
         self.largest_first_log_ratio = 0.0
+        self.advantage_scale = 0.0
+        """Of the last update, in units of Q. The next one depends on it: part of a checkpoint."""
         self._scores_B = torch.empty(0)
         self._passes: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
         num_prompts = config.completions_per_update // config.completions_per_prompt
@@ -207,12 +216,21 @@ class PPOTrainer(GRPOTrainer):
         )
         self._note_critic(value_BT1[:, :-1], return_BT, mask_BT)
         batch["old_per_token_logps"] = old_logprob_BT
-        batch["advantages"] = (
-            whiten(advantage_BT, mask_BT) if self.config.whiten_advantages else advantage_BT
-        )
+        batch["advantages"] = self._scaled(advantage_BT, mask_BT)
         batch["old_values"] = value_BT1[:, :-1].contiguous()
         batch["returns"] = return_BT
         return batch
+
+    def _scaled(self, advantage_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        if not self.config.whiten_advantages:
+            return advantage_BT
+        advantage_BT, self.advantage_scale = whiten(
+            advantage_BT,
+            mask_BT,
+            least_scale=max(LEAST_ADVANTAGE_SCALE, ADVANTAGE_SCALE_KEPT * self.advantage_scale),
+        )
+        self._metrics["train"]["advantage_scale"].append(self.advantage_scale)
+        return advantage_BT
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """TRL's, with the rows of each minibatch ordered by length, so that its microbatches carry
@@ -268,7 +286,7 @@ class PPOTrainer(GRPOTrainer):
         )
         loss = policy_loss + self.config.value_coefficient * critic_loss
         if self.config.entropy_coefficient and entropy_BT is not None:
-            # TRL's own bonus is a mean over each microbatch: its gradient depends on their division.
+            # TRL's own is a mean over each microbatch: its gradient depends on how they are cut.
             bonus = (entropy_BT * mask_BT).sum() / num_tokens
             loss = loss - self.config.entropy_coefficient * bonus
         return loss
@@ -303,9 +321,11 @@ class PPOTrainer(GRPOTrainer):
         mask_BT = batch["completion_mask"].bool()
         mean_advantage_B = (advantage_BT * mask_BT).sum(1) / mask_BT.sum(1)
         metrics = self._metrics["train"]
-        metrics["q"].append(self._scores_B.mean().item())
+        # What was paid: a text that was cut off was scored as if it were finished.
+        metrics["q"].append((self._scores_B * terminated_B).mean().item())
         metrics["kl_per_completion"].append(kl_BT.sum(1).mean().item())
         metrics["truncated"].append(1 - terminated_B.float().mean().item())
+        metrics["advantage_nonzero"].append(advantage_BT[mask_BT].ne(0).float().mean().item())
         metrics["abstained"].append(sum(not text for text in self._texts) / len(self._texts))
         metrics["distinct"].append(len(set(self._texts)) / len(self._texts))
         self.on_samples(

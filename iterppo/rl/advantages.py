@@ -101,10 +101,36 @@ def token_rewards(
 
 
 @torch.no_grad()
-def whiten(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 over the real tokens; 0 elsewhere."""
+def whiten(value_BT: Tensor, mask_BT: Tensor, *, least_scale: float) -> tuple[Tensor, float]:
+    """Mean 0 over the real tokens, in units of their standard deviation; 0 elsewhere.
+
+        (A − mean A) / max(std A, least scale)
+
+    The standard deviation alone would blow up noise: where all completions of an update are worth
+    the same, what is left of the advantages is the critic's error, and the policy would take a step
+    of full size along it. What is subtracted is a constant baseline, which leaves the expected
+    gradient as it is; the rewards themselves keep their level, since what Q is worth beside the KL
+    penalty depends on it.
+
+    Args:
+        value_BT: Advantages, in units of Q.
+        mask_BT: 1 for tokens that the policy wrote.
+        least_scale: What a difference of 1 stands for at least, in units of Q; positive.
+
+    Returns:
+        Scaled advantages of shape (B, T), and the scale that was divided by.
+
+    Raises:
+        ValueError: If the least scale is not positive.
+
+    >>> whiten(torch.tensor([[0.5, 0.7]]), torch.ones(1, 2), least_scale=0.5)
+    (tensor([[-0.2000,  0.2000]]), 0.5)
+    """
+    if not least_scale > 0:
+        raise ValueError(f"the least scale of advantages is positive, is {least_scale}")
     real_BT = mask_BT.bool()
     real_N = value_BT[real_BT]
     if real_N.numel() < 2:
-        return torch.zeros_like(value_BT)
-    return torch.where(real_BT, (value_BT - real_N.mean()) / (real_N.std() + 1e-8), 0.0)
+        return torch.zeros_like(value_BT), least_scale
+    scale = max(real_N.std().item(), least_scale)
+    return torch.where(real_BT, (value_BT - real_N.mean()) / scale, 0.0), scale

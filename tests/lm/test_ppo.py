@@ -3,6 +3,7 @@
 Shapes: B completions, T tokens.
 """
 
+import ast
 import copy
 import math
 import statistics
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from peft import LoraConfig
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from trl import GRPOTrainer
@@ -108,10 +110,12 @@ def start(make_policy: MakePolicy, prompts: list[dict[str, Any]], tmp_path: Path
         folder: Path | None = None,
         reward: Reward = says_yes,
         problems: list[dict[str, Any]] | None = None,
+        change: Callable[[Any], None] = lambda model: None,
         on_samples: Callable[[list[dict[str, Any]]], None] | None = None,
         **settings: Any,
     ) -> Run:
         policy = load_policy(folder or make_policy(steps=100))
+        change(policy.model)
         samples: list[dict[str, Any]] = []
         trainer = PPOTrainer(
             policy=policy,
@@ -233,6 +237,28 @@ def test_dropout_in_a_models_configuration_does_not_reach_the_ratio(
     assert run.trainer.largest_first_log_ratio <= 1e-4
 
 
+def test_adapters_and_their_dropout_do_not_reach_the_ratio(start: Start) -> None:
+    def add_adapters(model: Any) -> None:
+        torch.manual_seed(0)
+        model.add_adapter(LoraConfig(r=4, lora_dropout=0.5))
+
+    run = start(change=add_adapters, updates=2, kl_coefficient=0.1, learning_rate=3e-2, epochs=2)
+    begun = {name: value.clone() for name, value in run.policy.model.named_parameters()}
+    run.train()
+    moved = {
+        name
+        for name, value in run.policy.model.named_parameters()
+        if not torch.equal(value, begun[name])
+    }
+
+    assert run.trainer.largest_first_log_ratio <= 1e-4
+    assert {name for name in begun if "lora_B" in name} <= moved
+    assert all("lora" in name or "value_head" in name for name in moved)
+    # The reference is the policy of the start: at no distance at first, and at some later.
+    assert max(abs(row["kl"]) for row in run.samples if row["step"] == 0) < 1e-4
+    assert max(abs(row["kl"]) for row in run.samples if row["step"] > 0) > 1e-2
+
+
 def test_prompts_of_one_update_differ_in_length(
     prompts: list[dict[str, Any]], renderer: Renderer
 ) -> None:
@@ -272,6 +298,40 @@ def test_another_temperature_in_training_than_in_sampling_stops_the_training(sta
     run.trainer._compute_loss = colder  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="dropout, padding or temperature"):
         run.train()
+
+
+def test_what_is_drawn_is_drawn_from_the_whole_distribution(
+    start: Start, make_policy: MakePolicy
+) -> None:
+    # Were improbable tokens never drawn, the ratio and the KL would be those of another policy.
+    temperature = 2.0
+    folder = make_policy(steps=30, temperature=temperature)
+    run = start(folder=folder, completions_per_update=128, microbatch_size=32).watch().train()
+    (update,) = run.updates
+    drawn, expected, variance = Counter[str](), Counter[str](), Counter[str]()
+    for b, row in enumerate(run.samples):
+        prompt = update.batch["prompt_ids"][b][update.batch["prompt_mask"][b].bool()].tolist()
+        with torch.no_grad():
+            logits_TV = update.model(input_ids=torch.tensor([prompt + row["tokens"]])).logits[0]
+        probability_TV = (logits_TV[len(prompt) - 1 : -1] / temperature).softmax(-1)
+        sorted_TV, order_TV = probability_TV.sort(descending=True)
+        rank_T = (order_TV == torch.tensor(row["tokens"]).unsqueeze(1)).int().argmax(1)
+        before_TV = sorted_TV.cumsum(1) - sorted_TV
+        tails = {
+            "beyond the likeliest 50": torch.arange(sorted_TV.shape[1]).expand_as(sorted_TV) >= 50,
+            "beyond nine tenths": before_TV >= 0.9,
+            "less than a tenth of the likeliest": sorted_TV < 0.1 * sorted_TV[:, :1],
+        }
+        for name, tail_TV in tails.items():
+            mass_T = (sorted_TV * tail_TV).sum(1)
+            drawn[name] += int(tail_TV.gather(1, rank_T.unsqueeze(1)).sum())
+            expected[name] += mass_T.sum().item()
+            variance[name] += (mass_T * (1 - mass_T)).sum().item()
+
+    for name in drawn:
+        spread = math.sqrt(variance[name])
+        assert expected[name] > 5 * spread, name
+        assert abs(drawn[name] - expected[name]) < 4 * spread, name
 
 
 def test_log_probabilities_are_those_of_the_librarys_own_pass(
@@ -399,6 +459,106 @@ def test_every_update_learns_from_the_right_numbers(
     assert largest_kl > 0.01, "the policy moved, so the penalty was tried"
 
 
+def test_tokens_are_learned_from_as_they_were_drawn(
+    start: Start, make_policy: MakePolicy, renderer: Renderer
+) -> None:
+    # An untrained policy spells in ways that its tokenizer never would.
+    run = start(folder=make_policy(), completions_per_update=32, critic_samples=0).watch().train()
+    (update,) = run.updates
+    respelled = [
+        row for row in run.samples if renderer.action_ids(row["completion"]) != row["tokens"]
+    ]
+
+    assert len(respelled) > 16
+    for b, row in enumerate(run.samples):
+        number = len(row["tokens"])
+        assert update.batch["completion_ids"][b, :number].tolist() == row["tokens"]
+        assert update.batch["completion_mask"][b].sum() == number
+
+
+def test_padding_with_the_end_of_turn_itself_changes_nothing(
+    start: Start, make_policy: MakePolicy, tmp_path: Path
+) -> None:
+    folder = make_policy(steps=30, max_new_tokens=4)
+    policy = load_policy(folder)
+    tokenizer = policy.renderer.tokenizer
+    assert tokenizer.pad_token != tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.eos_token
+    # Else the embedding of that token would have no gradient, which is another matter.
+    policy.model.config.pad_token_id = None
+    settings = policy.settings.model_dump(exclude={"version"})
+    policies.save_policy(
+        tmp_path / "one token", model=policy.model, renderer=policy.renderer, settings=settings
+    )
+    runs = []
+    for place in (folder, tmp_path / "one token"):
+        run = start(folder=place, updates=2, completions_per_update=32, kl_coefficient=0.1)
+        runs.append(run.watch().train())
+    apart, together = runs
+    assert together.policy.renderer.tokenizer.pad_token_id == policy.renderer.eos_id
+
+    assert {row["truncated"] for row in apart.samples} == {True, False}
+    assert together.samples == apart.samples
+    for update, other in zip(apart.updates, together.updates, strict=True):
+        for name in ("completion_mask", "prompt_mask", "advantages", "returns"):
+            assert torch.equal(update.batch[name], other.batch[name]), name
+    for row in together.samples:
+        ends = [token == policy.renderer.eos_id for token in row["tokens"]]
+        assert not any(ends[:-1])
+        assert ends[-1] == (not row["truncated"])
+
+
+def test_curves_are_means_over_the_tokens_that_were_written(
+    start: Start, make_policy: MakePolicy
+) -> None:
+    run = start(
+        folder=make_policy(steps=30, max_new_tokens=3),
+        reward=short_is_good,
+        updates=2,
+        completions_per_update=32,
+        minibatches=1,
+        microbatch_size=32,
+        kl_coefficient=0.1,
+        value_clip=0.0,
+    )
+    run.watch().train()
+    logged = [row for row in run.trainer.state.log_history if "q" in row]
+
+    for number, (update, found) in enumerate(zip(run.updates, logged, strict=True)):
+        rows = run.samples[32 * number : 32 * (number + 1)]
+        entropies, errors = [], []
+        for b, row in enumerate(rows):
+            prompt = update.batch["prompt_ids"][b][update.batch["prompt_mask"][b].bool()].tolist()
+            with torch.no_grad():
+                logits_TV = update.model(input_ids=torch.tensor([prompt + row["tokens"]])).logits[0]
+            logprob_TV = logits_TV[len(prompt) - 1 : -1].log_softmax(-1)
+            entropies += (-(logprob_TV.exp() * logprob_TV).sum(1)).tolist()
+            length = len(row["tokens"])
+            value_T = update.batch["old_values"][b, :length]
+            errors += (value_T - update.batch["returns"][b, :length]).square().tolist()
+        paid = [row["q"] * (not row["truncated"]) for row in rows]
+
+        assert len({len(row["tokens"]) for row in rows}) > 1, "there is padding"
+        assert {row["truncated"] for row in rows if row["q"]} == {True, False}
+        assert found["entropy"] == pytest.approx(statistics.mean(entropies), abs=1e-3)
+        assert found["value_loss"] == pytest.approx(0.5 * statistics.mean(errors), rel=1e-3)
+        assert found["q"] == pytest.approx(statistics.mean(paid), abs=1e-6)
+        assert found["kl_per_completion"] == pytest.approx(
+            statistics.mean(row["kl"] for row in rows), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("whitened", [False, True], ids=["plain", "whitened"])
+def test_nearly_every_token_is_learned_from(whitened: bool, start: Start) -> None:
+    run = start(completions_per_update=32, whiten_advantages=whitened).watch().train()
+    batch = run.updates[0].batch
+    mask_BT = batch["completion_mask"].bool()
+
+    assert batch["advantages"][mask_BT].ne(0).float().mean() > 0.99
+    assert batch["advantages"][~mask_BT].ne(0).sum() == 0
+    assert run.trainer.state.log_history[0]["advantage_nonzero"] > 0.99
+
+
 @pytest.mark.parametrize("microbatch_size", [4, 16], ids=["padded apart", "padded together"])
 def test_padding_is_not_seen_by_a_model_with_learned_positions(
     microbatch_size: int, start: Start, renderer: Renderer, tmp_path: Path
@@ -458,6 +618,38 @@ def test_whitened_advantages_are_the_advantages_of_the_update_scaled(start: Star
     expected = (advantage_N - advantage_N.mean()) / advantage_N.std()
     assert torch.allclose(white_N, expected, atol=1e-4)
     assert torch.equal(plain["returns"], white["returns"])
+
+
+def test_an_update_without_a_difference_is_not_scaled_up(start: Start) -> None:
+    calls: list[int] = []
+
+    def tells_apart_once(states: Any, actions: Any) -> list[float]:
+        calls.append(len(actions))
+        return says_yes(states, actions) if len(calls) == 1 else [0.3] * len(actions)
+
+    run = start(
+        reward=tells_apart_once,
+        updates=3,
+        completions_per_update=32,
+        learning_rate=1e-6,
+        critic_samples=0,
+        **{"lambda": 1.0},
+    )
+    run.watch().train()
+    scales = [row["advantage_scale"] for row in run.trainer.state.log_history if "q" in row]
+    spreads = []
+    for update, scale in zip(run.updates, scales, strict=True):
+        mask_BT = update.batch["completion_mask"].bool()
+        plain_N = (update.batch["returns"] - update.batch["old_values"])[mask_BT]
+        expected_N = (plain_N - plain_N.mean()) / scale
+        assert torch.allclose(update.batch["advantages"][mask_BT], expected_N, atol=1e-5)
+        spreads.append(plain_N.std().item())
+
+    assert spreads[0] > 0.2
+    assert scales[0] == pytest.approx(spreads[0])
+    # Truncated completions apart, which the critic's estimate stands for, all is worth 0.3.
+    assert max(spreads[1:]) < 0.5 * spreads[0]
+    assert scales[1:] == pytest.approx([0.9 * scales[0], 0.81 * scales[0]])
 
 
 def test_a_truncated_completion_is_recorded_and_not_paid(
@@ -585,6 +777,40 @@ def test_the_critics_loss_is_a_mean_over_the_tokens_of_a_minibatch(
     assert len(parts) == 16 // size
     # Each minibatch is divided by the tokens of an average one.
     assert found == pytest.approx(0.5 * 0.5 * squared / (tokens / minibatches), rel=1e-3)
+
+
+def test_the_entropy_bonus_is_the_mean_entropy_of_the_tokens(start: Start) -> None:
+    run = start(minibatches=1, microbatch_size=16).train()
+    trainer, (part,) = run.trainer, run.trainer._buffered_inputs
+    trainer._assert_ratio_is_one = lambda *_: None  # type: ignore[method-assign]
+    losses = []
+    for coefficient in (0.0, 0.5):
+        trainer.config = trainer.config.model_copy(update={"entropy_coefficient": coefficient})
+        losses.append(trainer._compute_loss(trainer.model, part).item())
+    length = part["completion_ids"].shape[1]
+    with torch.no_grad():
+        logits_BTV = trainer.model(
+            input_ids=torch.cat([part["prompt_ids"], part["completion_ids"]], dim=1),
+            attention_mask=torch.cat([part["prompt_mask"], part["completion_mask"]], dim=1),
+        ).logits[:, -(length + 1) : -1]
+    entropy_BT = torch.distributions.Categorical(logits=logits_BTV).entropy()
+    mean = entropy_BT[part["completion_mask"].bool()].mean().item()
+
+    assert mean > 0.1
+    assert losses[1] - losses[0] == pytest.approx(-0.5 * mean, rel=1e-3)
+
+
+def test_no_setting_is_silently_unused() -> None:
+    root = Path(__file__).resolve().parents[2]
+    files = [*(root / "iterppo" / "lm").glob("*.py"), root / "stages" / "ppo.py"]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8")))]
+    read = {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("config")
+    }
+
+    assert set(PPOConfig.model_fields) <= read
 
 
 @pytest.mark.parametrize(

@@ -413,10 +413,11 @@ def test_whitening_looks_at_real_tokens_alone() -> None:
     value_BT = 5 + 3 * torch.randn(4, 6)
     mask_BT = torch.rand(4, 6) < 0.6
     value_BT[~mask_BT] = 1e6
-    white_BT = whiten(value_BT, mask_BT)
+    white_BT, scale = whiten(value_BT, mask_BT, least_scale=1e-4)
 
     assert white_BT[mask_BT].mean().item() == pytest.approx(0, abs=1e-6)
     assert white_BT[mask_BT].std().item() == pytest.approx(1, abs=1e-5)
+    assert scale == pytest.approx(value_BT[mask_BT].std().item())
     assert torch.equal(white_BT[~mask_BT], torch.zeros(int((~mask_BT).sum())))
     expected = (value_BT[mask_BT] - value_BT[mask_BT].mean()) / value_BT[mask_BT].std()
     assert torch.allclose(white_BT[mask_BT], expected, atol=1e-6)
@@ -429,13 +430,31 @@ def test_whitening_looks_at_real_tokens_alone() -> None:
 )
 def test_whitening_what_does_not_vary_gives_zeros(value_BT: Tensor) -> None:
     mask_BT = value_BT < 1
+    white_BT, scale = whiten(value_BT, mask_BT, least_scale=0.1)
 
-    assert whiten(value_BT, mask_BT).tolist() == [[0.0] * 3] * 2
+    assert white_BT.tolist() == [[0.0] * 3] * 2
+    assert scale == 0.1
+
+
+def test_whitening_does_not_enlarge_what_is_smaller_than_the_least_scale() -> None:
+    noise_BT = torch.tensor([[0.501, 0.499], [0.501, 0.499]])
+    loud_BT, _ = whiten(noise_BT, torch.ones(2, 2), least_scale=1e-4)
+    quiet_BT, scale = whiten(noise_BT, torch.ones(2, 2), least_scale=0.1)
+
+    assert loud_BT.abs().max() > 0.8
+    assert quiet_BT[0].tolist() == pytest.approx([0.01, -0.01], rel=1e-3)
+    assert scale == 0.1
+
+
+@pytest.mark.parametrize("least_scale", [0.0, -1.0, NAN])
+def test_a_least_scale_that_is_none_is_refused(least_scale: float) -> None:
+    with pytest.raises(ValueError, match="least scale"):
+        whiten(torch.ones(1, 2), torch.ones(1, 2), least_scale=least_scale)
 
 
 def test_whitening_keeps_the_order_and_does_not_change_its_argument() -> None:
     value_BT = torch.tensor([[3.0, 1.0, 2.0]])
-    white_BT = whiten(value_BT, torch.ones(1, 3))
+    white_BT, _ = whiten(value_BT, torch.ones(1, 3), least_scale=1e-4)
 
     assert white_BT[0].argsort().tolist() == [1, 2, 0]
     assert value_BT.tolist() == [[3.0, 1.0, 2.0]]

@@ -3,7 +3,6 @@
 Shapes: V tokens.
 """
 
-
 import pytest
 import torch
 from torch import Tensor
