@@ -95,9 +95,9 @@ class ArtifactWriter:
             return
         try:
             self._finish()
-        except BaseException as error:
+        except BaseException as failure:
             self._abandon()
-            self._refuse_full_disk(error)
+            self._refuse_full_disk(failure)
             raise
 
     def _refuse_full_disk(self, error: BaseException) -> None:
