@@ -410,6 +410,8 @@ class PPOConfig(StageConfig):
     it starts at zero."""
     max_gradient_norm: Positive = 1.0
     """Clipping of the gradient's norm."""
+    checkpoint_updates: Count = 4
+    """Updates between two saves, from which a killed training goes on."""
 
 
 class ExportConfig(StageConfig):

@@ -3,16 +3,20 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from iterppo.artifact import ArtifactWriter, Manifest, open_artifact
+from iterppo.artifact import ArtifactWriter, Manifest, fingerprint, open_artifact
 from iterppo.config import PPOConfig
 from iterppo.errors import DataError, UsageError
 
 
 def run(config: PPOConfig, *, prompts: Path, q: Path, policy: Path, out: Path) -> Manifest:
     """Train on the prompts of the training conversations, with Q̂ as the reward; write the policy
-    and its samples."""
+    and its samples.
+
+    A run that is killed leaves a checkpoint beside `out`, from which the same command goes on.
+    """
     from iterppo.lm import policy as policies
     from iterppo.lm.ppo import PPOTrainer
+    from iterppo.lm.ppo_checkpoint import PPOCheckpoint
     from iterppo.lm.q_function import QFunction
     from iterppo.lm.training_log import write_training_log
 
@@ -39,6 +43,11 @@ def run(config: PPOConfig, *, prompts: Path, q: Path, policy: Path, out: Path) -
         )
     reward.kappa = config.kappa
     reward.use_accelerator()
+    checkpoint = PPOCheckpoint(
+        out.parent / f".{out.name}.checkpoint",
+        key=fingerprint("ppo", config.model_dump(mode="json", by_alias=True), inputs),
+        every=config.checkpoint_updates,
+    )
     with (
         ArtifactWriter(out, kind="policy", stage="ppo", config=config, inputs=inputs) as writer,
         TemporaryDirectory(prefix="iterppo-ppo-") as work,
@@ -51,6 +60,7 @@ def run(config: PPOConfig, *, prompts: Path, q: Path, policy: Path, out: Path) -
                 config=config,
                 work=Path(work),
                 on_samples=writer.write,
+                checkpoint=checkpoint,
             )
         except ValueError as error:
             raise UsageError(f"ppo: {error}.") from None
@@ -81,4 +91,5 @@ def run(config: PPOConfig, *, prompts: Path, q: Path, policy: Path, out: Path) -
             entropy_last=curves["entropy"][-1],
             largest_first_log_ratio=trainer.largest_first_log_ratio,
         )
+    checkpoint.remove()
     return writer.manifest

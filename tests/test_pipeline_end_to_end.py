@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from iterppo.artifact import Artifact, Manifest, open_artifact, read_manifest
 from iterppo.cli import app
-from iterppo.lm import q_fitting
+from iterppo.lm import ppo, q_fitting
 from iterppo.logs.sources import LOG_FILE
 from iterppo.pipeline import STAGES
 
@@ -742,6 +742,41 @@ def test_a_killed_fit_of_q_goes_on_to_the_same_bytes(
 
     assert len(steps) == 2, "four of six steps were saved"
     assert manifest(runs / "made").files == manifest(runs / "whole").files
+    assert {path.name for path in runs.iterdir()} == {"made", "whole"}
+
+
+def test_a_killed_ppo_goes_on_to_the_same_bytes(
+    first: Path,
+    config: Path,
+    tmp_path: Path,
+    worker: subprocess.Popen[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = tmp_path / "runs"
+    settings = ["--config", config, "--set", "ppo.updates=3", "--set", "ppo.checkpoint_updates=1"]
+    settings.append("--force")
+    run(*explicit("ppo", first, runs / "whole"), *settings)
+    arguments = [*explicit("ppo", first, runs / "made"), *settings]
+    # An update has four steps: epochs by minibatches.
+    kill_in_the_middle(
+        worker, arguments, "iterppo.lm.ppo:PPOTrainer._compute_loss", 10, tmp_path / "marker"
+    )
+    left = {path.name for path in runs.iterdir()}
+    assert {".made.checkpoint.safetensors", ".made.checkpoint.jsonl"} <= left
+
+    steps: list[int] = []
+    loss = ppo.PPOTrainer._compute_loss
+
+    def counted(*given: Any) -> Any:
+        steps.append(1)
+        return loss(*given)
+
+    monkeypatch.setattr(ppo.PPOTrainer, "_compute_loss", counted)
+    run(*arguments)
+
+    assert len(steps) == 4, "two of three updates were saved"
+    made, whole = manifest(runs / "made"), manifest(runs / "whole")
+    assert (made.files, made.metrics, made.digest) == (whole.files, whole.metrics, whole.digest)
     assert {path.name for path in runs.iterdir()} == {"made", "whole"}
 
 

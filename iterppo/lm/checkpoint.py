@@ -102,12 +102,15 @@ def restore_training_state(
     optimiser: torch.optim.Optimizer,
 ) -> None:
     """Undo `training_state`."""
+    # AdamW counts its steps on the CPU, wherever the parameter is; its fused form beside it.
+    fused = {p for group in optimiser.param_groups if group.get("fused") for p in group["params"]}
     for number, parameter in enumerate(parameters):
         parameter.copy_(tensors[f"parameter.{number}"])
         for name, value in _under(tensors, f"optimiser.{number}."):
-            # AdamW counts its steps on the CPU, wherever the parameter is.
             optimiser.state[parameter][name] = (
-                value.clone() if name == "step" else value.to(parameter.device, copy=True)
+                value.clone()
+                if name == "step" and parameter not in fused
+                else value.to(parameter.device, copy=True)
             )
     torch.set_rng_state(tensors["random"])
 

@@ -24,7 +24,10 @@ from trl import GRPOTrainer
 
 from iterppo.config import PPOConfig
 from iterppo.lm.critic import Critic
+from iterppo.lm.generation import seed_sampling
 from iterppo.lm.policy import Policy
+from iterppo.lm.ppo_checkpoint import PPOCheckpoint, Resume
+from iterppo.lm.prompts_of_updates import prompts_of_update
 from iterppo.lm.rendering import Message
 from iterppo.lm.trl_arguments import Report, trainer_arguments
 from iterppo.rl.advantages import generalised_advantages, token_rewards, whiten
@@ -62,6 +65,7 @@ class PPOTrainer(GRPOTrainer):
         config: Of the stage.
         work: Folder for what the trainer writes.
         on_samples: Receives the rows of the `policy` contract, a batch at a time.
+        checkpoint: Where to save, and to go on from what was saved there.
     """
 
     _tag_names = ("iterppo", "ppo")
@@ -77,11 +81,13 @@ class PPOTrainer(GRPOTrainer):
         config: PPOConfig,
         work: Path,
         on_samples: Callable[[list[dict[str, Any]]], None],
+        checkpoint: PPOCheckpoint | None = None,
     ) -> None:
         self.config = config
         self.renderer = policy.renderer
         self.reward = reward
         self.on_samples = on_samples
+        self.checkpoint = checkpoint
         self.critic = Critic(policy.model)
         self.largest_first_log_ratio = 0.0
         self.advantage_scale = 0.0
@@ -90,6 +96,8 @@ class PPOTrainer(GRPOTrainer):
         self._passes: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
         num_prompts = config.completions_per_update // config.completions_per_prompt
         rows = [{"prompt_id": row["prompt_id"], "prompt": row["prompt"]} for row in prompts]
+        self._problems = rows
+        self._prompts_per_update = num_prompts
         repeats = -(-num_prompts // len(rows))
         super().__init__(
             model=policy.model,
@@ -98,7 +106,10 @@ class PPOTrainer(GRPOTrainer):
             train_dataset=Dataset.from_list(rows * repeats),
             processing_class=policy.renderer.tokenizer,
         )
-        if config.critic_samples:
+        found = checkpoint.load() if checkpoint else None
+        if found is not None:
+            on_samples(found[1])
+        elif config.critic_samples:
             self.critic.fit_head(
                 policy, reward, rows, number=config.critic_samples, seed=config.seed
             )
@@ -108,6 +119,10 @@ class PPOTrainer(GRPOTrainer):
                 _with_positions_from_the_mask(model)
         self.remove_callback(PrinterCallback)
         self.add_callback(Report(config))
+        if checkpoint is not None:
+            saved = found[0] if found else None
+            per_update = config.epochs * config.minibatches
+            self.add_callback(Resume(self, checkpoint, saved, per_update=per_update))
 
     # --- sampling
 
@@ -166,10 +181,27 @@ class PPOTrainer(GRPOTrainer):
             self._passes.append((torch.cat(logprobs), torch.cat(values), joined[0]))
         return torch.cat(logprobs), *joined
 
+    def _problems_of(self, update: int) -> list[dict[str, Any]]:
+        """The prompts of an update, each as often as it is completed. Neighbours are of one length
+        and share a microbatch, hence little padding."""
+        chosen = [
+            self._problems[index]
+            for index in prompts_of_update(
+                len(self._problems),
+                per_update=self._prompts_per_update,
+                update=update,
+                seed=self.config.seed,
+            )
+        ]
+        chosen.sort(key=lambda row: len(self.renderer.prompt_ids(row["prompt"])))
+        return [row for row in chosen for _ in range(self.num_generations)]
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        # Neighbours of one length share a microbatch, hence little padding. Sorting keeps a
-        # prompt's completions together.
-        inputs = sorted(inputs, key=lambda row: len(self.renderer.prompt_ids(row["prompt"])))
+        # TRL's own choice of prompts is a place in a stream, which a killed training would have to
+        # find again.
+        update = self.state.global_step // (self.config.epochs * self.config.minibatches)
+        inputs = self._problems_of(update)
+        seed_sampling(self.config.seed, call=update)
         self._passes = []
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mask_BT = batch["completion_mask"]
@@ -303,6 +335,16 @@ class PPOTrainer(GRPOTrainer):
                 "(dropout, padding or temperature)"
             )
 
+    # --- what a checkpoint keeps besides
+
+    def saved_notes(self) -> dict[str, Any]:
+        """Numbers that are in no tensor."""
+        return {"largest_first_log_ratio": self.largest_first_log_ratio}
+
+    def take_notes(self, notes: dict[str, Any]) -> None:
+        """Take them back."""
+        self.largest_first_log_ratio = notes["largest_first_log_ratio"]
+
     # --- what is told
 
     @property
@@ -328,21 +370,22 @@ class PPOTrainer(GRPOTrainer):
         metrics["advantage_nonzero"].append(advantage_BT[mask_BT].ne(0).float().mean().item())
         metrics["abstained"].append(sum(not text for text in self._texts) / len(self._texts))
         metrics["distinct"].append(len(set(self._texts)) / len(self._texts))
-        self.on_samples(
-            [
-                {
-                    "step": int(self.state.global_step),
-                    "prompt_id": row["prompt_id"],
-                    "completion": self._texts[b],
-                    "tokens": batch["completion_ids"][b][mask_BT[b]].tolist(),
-                    "truncated": not bool(terminated_B[b]),
-                    "q": float(self._scores_B[b]),
-                    "kl": float(kl_BT[b].sum()),
-                    "advantage": float(mean_advantage_B[b]),
-                }
-                for b, row in enumerate(inputs)
-            ]
-        )
+        rows = [
+            {
+                "step": int(self.state.global_step),
+                "prompt_id": row["prompt_id"],
+                "completion": self._texts[b],
+                "tokens": batch["completion_ids"][b][mask_BT[b]].tolist(),
+                "truncated": not bool(terminated_B[b]),
+                "q": float(self._scores_B[b]),
+                "kl": float(kl_BT[b].sum()),
+                "advantage": float(mean_advantage_B[b]),
+            }
+            for b, row in enumerate(inputs)
+        ]
+        self.on_samples(rows)
+        if self.checkpoint is not None:
+            self.checkpoint.note(rows)
 
     def _note_critic(
         self, value_BT: torch.Tensor, return_BT: torch.Tensor, mask_BT: torch.Tensor
