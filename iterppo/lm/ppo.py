@@ -339,11 +339,15 @@ class PPOTrainer(GRPOTrainer):
 
     def saved_notes(self) -> dict[str, Any]:
         """Numbers that are in no tensor."""
-        return {"largest_first_log_ratio": self.largest_first_log_ratio}
+        return {
+            "largest_first_log_ratio": self.largest_first_log_ratio,
+            "advantage_scale": self.advantage_scale,
+        }
 
     def take_notes(self, notes: dict[str, Any]) -> None:
         """Take them back."""
         self.largest_first_log_ratio = notes["largest_first_log_ratio"]
+        self.advantage_scale = notes["advantage_scale"]
 
     # --- what is told
 

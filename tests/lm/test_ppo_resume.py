@@ -34,7 +34,7 @@ class Result:
             for row in trainer.state.log_history
             if "q" in row
         ]
-        self.largest_first_log_ratio = trainer.largest_first_log_ratio
+        self.notes = trainer.saved_notes()
 
 
 Train = Callable[..., Result]
@@ -103,7 +103,7 @@ def assert_same(one: Result, other: Result) -> None:
     assert one.weights.keys() == other.weights.keys()
     for name, value in one.weights.items():
         assert torch.equal(value, other.weights[name]), name
-    assert one.largest_first_log_ratio == other.largest_first_log_ratio
+    assert one.notes == other.notes
 
 
 @pytest.mark.parametrize(
