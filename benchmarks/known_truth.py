@@ -1,24 +1,29 @@
 """How far a fitted Q̂ is from the exact Q^π of the shop, method by method.
 
-    python -m benchmarks.known_truth [--quick] [--seeds N] [--conversations N] [--record]
+    python -m benchmarks.known_truth [--quick] [--settings NAME …] [--seeds N] [--conversations N]
+                                     [--record]
 
-Two settings, on conversations that no fit has seen, through the real stages (ingest, returns, init,
-fit-q), from text alone:
+Three settings, on conversations that no fit has seen, through the real stages (ingest, returns,
+init, fit-q), from text alone:
 
 on_policy: logs of the script `mediocre`, and its own Q^π. mc, td-lambda and sarsa.
 
-exploratory: logs of the script `uniform`, which tries everything, and the Q^π of `expert`, which
-sells. mc cannot know of the expert and evaluates the explorer; fqe is told what the expert would do
-next (K actions in every state, an `actions` artifact).
+exploratory: logs of an explorer, who decides every second time, at random, as `expert` would, and
+else as `uniform`, which tries everything; and the Q^π of `expert`, which sells. mc cannot know of
+the expert and evaluates the explorer; fqe is told what the expert would do next (K actions in every
+state, an `actions` artifact).
+
+uncovered: the same with logs of `uniform` alone. Of what leads the expert to a visit, four or five
+right steps in a row, such a log holds next to nothing, and no method can learn it from there.
 
 Per method: rmse, √ mean (Q̂ − Q^π)², over all held-out turns; bias, mean Q̂ − Q^π; correlation. The
 truth is the posterior mean over what a log does not show (`iterppo.environments.shop_solution`), so
 a perfect Q̂ has an rmse of 0. `constant` is the best single number, the standard deviation of Q^π.
-fqe_over_mc: fqe's rmse / mc's in the exploratory setting; wanted: at most .7 in the mean of the
-seeds.
+fqe_over_mc: fqe's rmse / mc's; wanted: at most .7 in the mean of the seeds in the exploratory
+setting.
 
-The last line printed is a JSON object. `--record` writes it to
-`benchmarks/results/known_truth.json`.
+The last line printed is a JSON object, by setting. `--record` writes it to
+`benchmarks/results/known_truth.json`, where settings that were not measured stay as they are.
 """
 
 from __future__ import annotations
@@ -29,10 +34,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import machine
 from iterppo.artifact import ArtifactWriter, open_artifact
 from iterppo.config import (
     ActionsConfig,
@@ -51,10 +58,15 @@ RESULT = Path(__file__).resolve().parent / "results" / "known_truth.json"
 GAMMA = 0.99
 SAMPLES = 4
 SETTINGS: dict[str, dict[str, Any]] = {
-    "on_policy": {"log": "mediocre", "target": "mediocre", "methods": ["mc", "td-lambda", "sarsa"]},
-    "exploratory": {"log": "uniform", "target": "expert", "methods": ["mc", "fqe"]},
+    "on_policy": {
+        "log": ["mediocre"],
+        "target": "mediocre",
+        "methods": ["mc", "td-lambda", "sarsa"],
+    },
+    "exploratory": {"log": ["expert", "uniform"], "target": "expert", "methods": ["mc", "fqe"]},
+    "uncovered": {"log": ["uniform"], "target": "expert", "methods": ["mc", "fqe"]},
 }
-WANTED = 0.7
+"""`log`: the scripts of which each decision is one's, drawn at random."""
 
 
 def main() -> None:
@@ -68,42 +80,49 @@ def main() -> None:
     options = parser.parse_args()
     seeds = options.seeds or (1 if options.quick else 5)
     conversations = options.conversations or (400 if options.quick else 1600)
-    result = measure(seeds=seeds, conversations=conversations, settings=options.settings)
+    result = {
+        name: measure(name, seeds=seeds, conversations=conversations) for name in options.settings
+    }
     if options.record:
         RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        before = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+        RESULT.write_text(json.dumps(before | result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
 
-def measure(*, seeds: int, conversations: int, settings: Sequence[str]) -> dict[str, Any]:
-    """All settings, seeds and methods."""
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
+def measure(setting: str, *, seeds: int, conversations: int) -> dict[str, Any]:
+    """One setting, all seeds and methods."""
+    runs = []
     for seed in range(seeds):
-        for name in settings:
-            with tempfile.TemporaryDirectory(prefix="iterppo-") as folder:
-                found = one_run(
-                    Path(folder), seed=seed, conversations=conversations, **SETTINGS[name]
-                )
-            runs[name].append(found)
-            for method, numbers in found.items():
-                print(f"{name}, seed {seed}, {method}: " + _line(numbers), flush=True)
-    result: dict[str, Any] = {"seeds": seeds, "conversations": conversations, "runs": runs}
-    for name, found in runs.items():
-        for method in found[0]:
-            rmse = [run[method]["rmse"] for run in found]
-            result[f"{name}_{method}_rmse"] = round(float(np.mean(rmse)), 4)
-    if "exploratory" in runs:
-        ratios = [run["fqe"]["rmse"] / run["mc"]["rmse"] for run in runs["exploratory"]]
+        with tempfile.TemporaryDirectory(prefix="iterppo-") as folder:
+            found = one_run(
+                Path(folder), seed=seed, conversations=conversations, **SETTINGS[setting]
+            )
+        runs.append(found)
+        for method, numbers in found.items():
+            print(f"{setting}, seed {seed}, {method}: " + _line(numbers), flush=True)
+    result: dict[str, Any] = {"machine": machine(), "conversations": conversations, "seeds": runs}
+    for method in runs[0]:
+        rmse = [run[method]["rmse"] for run in runs]
+        result[f"{method}_rmse"] = round(float(np.mean(rmse)), 4)
+    if "fqe" in runs[0]:
+        ratios = [run["fqe"]["rmse"] / run["mc"]["rmse"] for run in runs]
         result["fqe_over_mc"] = round(float(np.mean(ratios)), 3)
         result["fqe_over_mc_by_seed"] = [round(ratio, 3) for ratio in ratios]
     return result
 
 
 def one_run(
-    folder: Path, *, seed: int, conversations: int, log: str, target: str, methods: Sequence[str]
+    folder: Path,
+    *,
+    seed: int,
+    conversations: int,
+    log: Sequence[str],
+    target: str,
+    methods: Sequence[str],
 ) -> dict[str, Any]:
     """One log, all methods on it."""
-    write_log(folder / "log.jsonl", script=log, number=conversations, seed=seed)
+    write_log(folder / "log.jsonl", scripts=log, number=conversations, seed=seed)
     trajectories, paid, policy = (folder / name for name in ("trajectories", "returns", "init"))
     source = str(folder / "log.jsonl")
     ingest.run(
@@ -139,11 +158,11 @@ def one_run(
     return found
 
 
-def write_log(file: Path, *, script: str, number: int, seed: int) -> None:
-    """Conversations of a script, as `iterppo rollout` writes them."""
+def write_log(file: Path, *, scripts: Sequence[str], number: int, seed: int) -> None:
+    """Conversations of scripts, as `iterppo rollout` writes them."""
     conversations = hold_conversations(
         Shop,
-        _Scripted(script, seed),
+        _Scripted(scripts, seed),
         name="shop",
         number=number,
         parallel=64,
@@ -205,15 +224,21 @@ def compare(q: Path, truth: dict[tuple[str, int], float]) -> dict[str, float]:
 
 
 class _Scripted:
-    """A script as an assistant of `hold_conversations`."""
+    """Scripts as an assistant of `hold_conversations`."""
 
-    def __init__(self, script: str, seed: int) -> None:
-        self.version = script
-        self._assistant = Shop.scripted_assistant(seed, script)
+    def __init__(self, scripts: Sequence[str], seed: int) -> None:
+        self.version = "+".join(scripts)
+        self._assistants = [Shop.scripted_assistant(seed, script) for script in scripts]
+        self._random = Random(f"which-{seed}")
 
     def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
         return [
-            Suggestion(self._assistant.suggest(turns[-1]["customer"] or "", len(turns)), None)
+            Suggestion(
+                self._random.choice(self._assistants).suggest(
+                    turns[-1]["customer"] or "", len(turns)
+                ),
+                None,
+            )
             for turns in conversations
         ]
 
