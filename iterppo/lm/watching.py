@@ -1,0 +1,110 @@
+"""Watches a policy step: reads the policy every so many updates, stops the step, keeps the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+
+from iterppo.lm.watch import BestOf, Watch
+from iterppo.progress import say
+from iterppo.rl.stopping import Limits, Reading, best, broken
+
+Weights = dict[str, torch.Tensor]
+
+
+class Watching(TrainerCallback):
+    """Reads before the first update, behind every so many, and behind the last."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        limits: Limits,
+        *,
+        every: int,
+        per_update: int,
+        best_of: int,
+        reference: Callable[[], PreTrainedModel | None],
+        weights: Callable[[], Weights],
+    ) -> None:
+        """
+        Args:
+            watch: Prompts, and what scores them.
+            limits: Where the step ends.
+            every: Updates between two readings.
+            per_update: Optimiser steps of an update.
+            best_of: N of the best-of-N baseline; less than 2: none.
+            reference: π_ref.
+            weights: Copies of the weights that the policy has now, by name.
+        """
+        self._watch = watch
+        self._limits = limits
+        self._every = every
+        self._per_update = per_update
+        self._n = best_of
+        self._reference = reference
+        self._weights_now = weights
+        self.readings: list[Reading] = []
+        self.best_of: BestOf | None = None
+        """Of the policy before the first update."""
+        self.reason: str | None = None
+        """Why the step ended before its last update."""
+        self.best_weights: Weights = {}
+
+    @property
+    def best(self) -> Reading:
+        """The reading of the policy that is kept."""
+        return self.readings[best(self.readings, self._limits)]
+
+    # --- the trainer's calls
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A training that goes on has its readings already."""
+        if self.readings:
+            return
+        if self._n > 1:
+            self.best_of = self._watch.best_of(self._n)
+        self._read(0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Before the checkpoint of this update is written, which shall hold the reading."""
+        update, rest = divmod(state.global_step, self._per_update)
+        is_last = state.global_step >= state.max_steps
+        if rest or (update % self._every and not is_last):
+            return
+        self._read(update)
+        self.reason = broken(self.readings, self._limits)
+        if self.reason is not None and not is_last:
+            say(f"ppo: stops behind update {update}: {self.reason}")
+            control.should_training_stop = True
+
+    def _read(self, update: int) -> None:
+        self.readings.append(self._watch.read(update, reference=self._reference()))
+        if best(self.readings, self._limits) == len(self.readings) - 1:
+            self.best_weights = self._weights_now()
+
+    # --- what a checkpoint keeps
+
+    def saved_notes(self) -> dict[str, Any]:
+        """All but the weights; JSON takes it."""
+        return {
+            "readings": [asdict(reading) for reading in self.readings],
+            "best_of": None if self.best_of is None else asdict(self.best_of),
+        }
+
+    def take(self, notes: Mapping[str, Any], weights: Weights) -> None:
+        """Take everything back."""
+        self.readings = [
+            Reading(
+                **{
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in reading.items()
+                }
+            )
+            for reading in notes["readings"]
+        ]
+        self.best_of = BestOf(**notes["best_of"]) if notes["best_of"] else None
+        self.best_weights = weights
