@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -97,14 +98,6 @@ class Watching(TrainerCallback):
 
     def take(self, notes: Mapping[str, Any], weights: Weights) -> None:
         """Take everything back."""
-        self.readings = [
-            Reading(
-                **{
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in reading.items()
-                }
-            )
-            for reading in notes["readings"]
-        ]
-        self.best_of = BestOf(**notes["best_of"]) if notes["best_of"] else None
+        self.readings = msgspec.convert(notes["readings"], list[Reading])
+        self.best_of = msgspec.convert(notes["best_of"], BestOf | None)
         self.best_weights = weights
