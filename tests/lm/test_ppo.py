@@ -652,30 +652,33 @@ def test_an_update_without_a_difference_is_not_scaled_up(start: Start) -> None:
     assert scales[1:] == pytest.approx([0.9 * scales[0], 0.81 * scales[0]])
 
 
+@pytest.mark.parametrize("score", [1.0, 0.0], ids=["a reward", "a reward of zero"])
 def test_a_truncated_completion_is_recorded_and_not_paid(
-    start: Start, make_policy: MakePolicy, renderer: Renderer
+    score: float, start: Start, make_policy: MakePolicy, renderer: Renderer
 ) -> None:
     run = start(
         folder=make_policy(steps=30, max_new_tokens=3),
-        reward=lambda states, actions: [1.0] * len(actions),
+        reward=lambda states, actions: [score] * len(actions),
         completions_per_update=32,
         critic_samples=0,
         **{"lambda": 1.0},
     )
+    torch.nn.init.constant_(run.policy.model.value_head.bias, 0.75)
     batch = run.watch().train().updates[0].batch
     truncated = [row["truncated"] for row in run.samples]
 
     assert truncated == [row["tokens"][-1] != renderer.eos_id for row in run.samples]
     assert 4 <= sum(truncated) <= 28
     assert all(len(row["tokens"]) == 3 for row in run.samples if row["truncated"])
-    assert {row["q"] for row in run.samples} == {1.0}
+    assert {row["q"] for row in run.samples} == {score}
     for b, row in enumerate(run.samples):
         return_T = batch["returns"][b, : len(row["tokens"])]
         assert return_T.max() - return_T.min() < 1e-5, "λ = 1 and no penalty: one return for all"
-        # For what was not finished stands the critic's own estimate, which is 0 at the start.
-        assert return_T[0].item() == float(not row["truncated"])
+        # For what was not finished stands the critic's own estimate.
+        assert return_T[0].item() == pytest.approx(0.75 if row["truncated"] else score)
     logged = run.trainer.state.log_history[0]
     assert logged["truncated"] == pytest.approx(sum(truncated) / 32)
+    assert logged["q"] == pytest.approx(score * (1 - sum(truncated) / 32))
 
 
 def test_only_the_text_of_an_action_is_paid(start: Start) -> None:
