@@ -65,8 +65,9 @@ class Critic:
         form.
 
         The value before every token of a completion is E[Q̂(s, a) | the tokens so far], so every
-        position from the last of the prompt to the one before the last token is an example. An
-        untrained critic would harm the first updates.
+        position from the last of the prompt to the one before the last token is an example, with
+        the tokens as they were drawn. A completion that was cut off is no action and has no Q̂: it
+        is left out. An untrained critic would harm the first updates.
 
         Args:
             policy: The policy that the head sits on.
@@ -79,12 +80,16 @@ class Critic:
         states = [row["prompt"] for row in chosen]
         self.model.eval()
         torch.manual_seed(seed)
-        texts = [suggestion.text or "" for suggestion in sample(policy, states)]
-        scores = reward(states, texts)
-        pairs = [
-            (policy.renderer.prompt_ids(state), policy.renderer.action_ids(text))
-            for state, text in zip(states, texts, strict=True)
+        ended = [
+            (state, drawn)
+            for state, drawn in zip(states, sample(policy, states), strict=True)
+            if drawn.tokens[-1] == policy.renderer.eos_id
         ]
+        if not ended:
+            self.model.train()
+            return
+        scores = reward([state for state, _ in ended], [drawn.text or "" for _, drawn in ended])
+        pairs = [(policy.renderer.prompt_ids(state), drawn.tokens) for state, drawn in ended]
         backbone: Any = getattr(self.model, self.model.base_model_prefix)
         features, targets = [], []
         for batch in token_batches(

@@ -25,7 +25,7 @@ from iterppo.artifact import ArtifactWriter, open_artifact
 from iterppo.config import PPOConfig
 from iterppo.lm import policy as policies
 from iterppo.lm.critic import Critic, _ridge
-from iterppo.lm.generation import sample
+from iterppo.lm.generation import Sampled, sample
 from iterppo.lm.policy import Policy, load_policy
 from iterppo.lm.ppo import PPOTrainer, Reward, trainer_arguments
 from iterppo.lm.q_function import QFunction, QSettings
@@ -652,30 +652,33 @@ def test_an_update_without_a_difference_is_not_scaled_up(start: Start) -> None:
     assert scales[1:] == pytest.approx([0.9 * scales[0], 0.81 * scales[0]])
 
 
+@pytest.mark.parametrize("score", [1.0, 0.0], ids=["a reward", "a reward of zero"])
 def test_a_truncated_completion_is_recorded_and_not_paid(
-    start: Start, make_policy: MakePolicy, renderer: Renderer
+    score: float, start: Start, make_policy: MakePolicy, renderer: Renderer
 ) -> None:
     run = start(
         folder=make_policy(steps=30, max_new_tokens=3),
-        reward=lambda states, actions: [1.0] * len(actions),
+        reward=lambda states, actions: [score] * len(actions),
         completions_per_update=32,
         critic_samples=0,
         **{"lambda": 1.0},
     )
+    torch.nn.init.constant_(run.policy.model.value_head.bias, 0.75)
     batch = run.watch().train().updates[0].batch
     truncated = [row["truncated"] for row in run.samples]
 
     assert truncated == [row["tokens"][-1] != renderer.eos_id for row in run.samples]
     assert 4 <= sum(truncated) <= 28
     assert all(len(row["tokens"]) == 3 for row in run.samples if row["truncated"])
-    assert {row["q"] for row in run.samples} == {1.0}
+    assert {row["q"] for row in run.samples} == {score}
     for b, row in enumerate(run.samples):
         return_T = batch["returns"][b, : len(row["tokens"])]
         assert return_T.max() - return_T.min() < 1e-5, "λ = 1 and no penalty: one return for all"
-        # For what was not finished stands the critic's own estimate, which is 0 at the start.
-        assert return_T[0].item() == float(not row["truncated"])
+        # For what was not finished stands the critic's own estimate.
+        assert return_T[0].item() == pytest.approx(0.75 if row["truncated"] else score)
     logged = run.trainer.state.log_history[0]
     assert logged["truncated"] == pytest.approx(sum(truncated) / 32)
+    assert logged["q"] == pytest.approx(score * (1 - sum(truncated) / 32))
 
 
 def test_only_the_text_of_an_action_is_paid(start: Start) -> None:
@@ -1011,37 +1014,65 @@ def test_without_samples_the_critic_starts_at_zero(start: Start) -> None:
 
 
 def test_the_head_is_fitted_on_what_is_known_before_each_token(
-    policy: Policy, prompts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    make_policy: MakePolicy, prompts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored: list[tuple[Any, Any]] = []
+    # Hardly trained: it spells in ways of its own, and is often cut off.
+    policy = load_policy(make_policy(steps=15))
+    drawn: list[tuple[Any, Sampled]] = []
     fitted: list[tuple[Any, Any]] = []
 
+    def noted_sample(policy: Policy, states: Any) -> list[Sampled]:
+        found = sample(policy, states)
+        drawn.extend(zip(states, found, strict=True))
+        return found
+
     def length(states: Any, actions: Any) -> list[float]:
-        scored.extend(zip(states, actions, strict=True))
         return [float(len(action)) for action in actions]
 
     def noted(feature_ND: Any, target_N: Any) -> Any:
         fitted.append((feature_ND, target_N))
         return _ridge(feature_ND, target_N)
 
+    monkeypatch.setattr("iterppo.lm.critic.sample", noted_sample)
     monkeypatch.setattr("iterppo.lm.critic._ridge", noted)
-    Critic(policy.model).fit_head(policy, length, prompts, number=12, seed=0)
+    Critic(policy.model).fit_head(policy, length, prompts, number=40, seed=0)
     ((feature_ND, target_N),) = fitted
+    ended = [pair for pair in drawn if pair[1].tokens[-1] == policy.renderer.eos_id]
     expected = []
-    for state, action in scored:
-        prompt, new = policy.renderer.prompt_ids(state), policy.renderer.action_ids(action)
+    for state, action in ended:
+        prompt = policy.renderer.prompt_ids(state)
         with torch.no_grad():
-            hidden_SD = policy.model.model(input_ids=torch.tensor([prompt + new])).last_hidden_state
-        for position in range(len(new)):  # nothing but the prompt before the first
-            expected.append((hidden_SD[0, len(prompt) - 1 + position], len(action)))
+            hidden_SD = policy.model.model(
+                input_ids=torch.tensor([prompt + action.tokens])
+            ).last_hidden_state
+        for position in range(len(action.tokens)):  # nothing but the prompt before the first
+            paid = float(len(action.text or ""))
+            expected.append((hidden_SD[0, len(prompt) - 1 + position], paid))
 
-    assert len(scored) == 12
+    assert len(drawn) == 40
+    assert 5 < len(ended) < 35
+    respelled = [a for _, a in ended if policy.renderer.action_ids(a.text or "") != a.tokens]
+    assert respelled
     assert len(feature_ND) == len(target_N) == len(expected)
     for hidden_D, target in expected:
         distance_N, index_N = (feature_ND - hidden_D).abs().amax(dim=1).sort()
         assert distance_N[0] < 1e-4
         alike = index_N[distance_N < 1e-4]
         assert target in target_N[alike].tolist()
+
+
+def test_a_policy_that_never_ends_leaves_the_head_at_zero(
+    make_policy: MakePolicy, prompts: list[dict[str, Any]]
+) -> None:
+    policy = load_policy(make_policy(max_new_tokens=1))
+    critic = Critic(policy.model)
+    never = policy.renderer.eos_id
+    policy.model.get_output_embeddings().register_forward_hook(
+        lambda module, given, logits: logits.index_fill(-1, torch.tensor([never]), -1e9)
+    )
+    critic.fit_head(policy, says_yes, prompts, number=8, seed=0)
+
+    assert policy.model.value_head.weight.abs().sum() == 0
 
 
 def test_fitting_the_head_touches_nothing_else(
