@@ -354,6 +354,9 @@ class FitQConfig(StageConfig):
     """Compute activations again in the backward pass: less memory, a third more time."""
     checkpoint_steps: Count = 200
     """Steps between two saves, from which a killed fit goes on."""
+    part: Literal["all", "first-half", "second-half"] = "all"
+    """Which of the training conversations Q is fitted on. A Q of the other half than the one that
+    ppo climbs is its judge: `ppo --judge`."""
     sampled_states: CountOrZero = 200
     """Held-out states in which the policy is asked for other actions: what does Q make of them?"""
     sampled_actions: Annotated[int, Field(ge=2)] = 4
@@ -412,6 +415,24 @@ class PPOConfig(StageConfig):
     """Clipping of the gradient's norm."""
     checkpoint_updates: Count = 4
     """Updates between two saves, from which a killed training goes on."""
+    watch_updates: CountOrZero = 4
+    """Updates between two readings of the policy on held-out prompts. The best policy that was read
+    is the one that is kept; 0: nothing is read, and the last one is kept."""
+    watched_prompts: Count = 64
+    """Held-out prompts that are read, one completion each."""
+    best_of: CountOrZero = 4
+    """N of the baseline that the result is told beside: the first policy, and the best of N of its
+    suggestions by the same Q; 0 or 1: none."""
+    kl_budget: NonNegative = 10.0
+    """KL from the first policy, in nats per completion, beyond which training stops; 0: none."""
+    least_entropy: Share = 0.1
+    """Training stops where a completion's entropy falls below this share of the first policy's."""
+    least_distinct: Share = 0.25
+    """Training stops where the share of distinct bigrams in what is said falls below this share of
+    the first policy's."""
+    judge_fall: NonNegative = 1.0
+    """Training stops where the judge (`--judge`, Q of other conversations) falls by so many
+    standard errors below its best while the reward still rises; 0: never."""
 
 
 class ExportConfig(StageConfig):

@@ -38,7 +38,7 @@ def run(
     """
     from iterppo.lm.checkpoint import Checkpoint
     from iterppo.lm.policy import load_policy, model_folder, prepare_libraries
-    from iterppo.lm.q_fitting import fit
+    from iterppo.lm.q_fitting import fit, is_in_part
     from iterppo.lm.q_function import QFunction, QSettings
     from iterppo.lm.q_log import conversations_of
 
@@ -76,7 +76,9 @@ def run(
             )
         )
         _count(writer, conversations)
-        train = [c for c in conversations if c.split == "train"]
+        train = [
+            c for c in conversations if c.split == "train" and is_in_part(c.conversation_id, config)
+        ]
         checkpoint = Checkpoint(
             out.parent / f".{out.name}.checkpoint.safetensors",
             key=fingerprint("fit-q", config.model_dump(mode="json", by_alias=True), inputs),

@@ -29,6 +29,8 @@ from iterppo.logs.splits import unit_hash
 from iterppo.rl.q_targets import poisson_counts
 
 VALIDATION_SHARE = 0.1
+HALVES = -1
+"""Seed of the hash that divides the training conversations into two."""
 STATE_WEIGHT = 0.5
 """Of V̂'s loss beside Q̂'s: the backbone is Q̂'s in the first place."""
 
@@ -106,6 +108,14 @@ def fit(
 def is_validation(conversation_id: str, config: FitQConfig) -> bool:
     """Whether a training conversation is kept out of the gradient of the Monte Carlo fit."""
     return unit_hash(conversation_id, seed=config.seed + 1) < VALIDATION_SHARE
+
+
+def is_in_part(conversation_id: str, config: FitQConfig) -> bool:
+    """Whether a training conversation belongs to the part that Q is fitted on. The halves are the
+    same for every seed: the fits of both may have different ones."""
+    if config.part == "all":
+        return True
+    return (unit_hash(conversation_id, seed=HALVES) < 0.5) == (config.part == "first-half")
 
 
 def _regress(

@@ -14,7 +14,7 @@ from iterppo.artifact import ArtifactWriter, open_artifact
 from iterppo.config import FitQConfig, IngestConfig, InitConfig, ReturnsConfig
 from iterppo.errors import ArtifactError
 from iterppo.lm import policy as policies
-from iterppo.lm.q_fitting import Target, fit
+from iterppo.lm.q_fitting import Target, fit, is_in_part
 from iterppo.lm.q_function import QFunction, QSettings
 from iterppo.lm.rendering import Decision, Message, Renderer, decisions
 from iterppo.lm.scratch import build_model, train_tokenizer
@@ -457,7 +457,7 @@ def write_log(file: Path, *, turned: set[str]) -> Path:
     return file
 
 
-def fit_stage(folder: Path, policy: Path, *, turned: set[str]) -> Path:
+def fit_stage(folder: Path, policy: Path, *, turned: set[str], part: str = "all") -> Path:
     folder.mkdir()
     log = write_log(folder / "log.jsonl", turned=turned)
     trajectories, paid = folder / "trajectories", folder / "returns"
@@ -469,7 +469,7 @@ def fit_stage(folder: Path, policy: Path, *, turned: set[str]) -> Path:
     )
     returns.run(ReturnsConfig(), trajectories=trajectories, out=paid)
     fit_q.run(
-        config(max_steps=8, bootstrap_samples=20),
+        config(max_steps=8, bootstrap_samples=20, part=part),
         trajectories=trajectories,
         returns=paid,
         policy=policy,
@@ -478,28 +478,61 @@ def fit_stage(folder: Path, policy: Path, *, turned: set[str]) -> Path:
     return folder / "q"
 
 
-def test_held_out_conversations_take_no_part_in_the_fit(
-    make_policy: MakePolicy, tmp_path: Path
-) -> None:
-    policy = tmp_path / "policy"
-    with ArtifactWriter(
-        policy, kind="policy", stage="init", config=InitConfig(), inputs={}
-    ) as writer:
-        loaded = policies.load_policy(make_policy(steps=0))
+def policy_artifact(out: Path, folder: Path) -> Path:
+    """A policy of the test's, as the stages read it."""
+    with ArtifactWriter(out, kind="policy", stage="init", config=InitConfig(), inputs={}) as writer:
+        loaded = policies.load_policy(folder)
         policies.save_policy(
             writer.folder / "model",
             model=loaded.model,
             renderer=loaded.renderer,
             settings=loaded.settings.model_dump(exclude={"version"}),
         )
+    return out
+
+
+def weights(artifact: Path) -> bytes:
+    return (artifact / "model" / "model.safetensors").read_bytes()
+
+
+def test_the_halves_of_a_log_share_nothing_and_leave_nothing_out() -> None:
+    names = [f"c{n}" for n in range(1000)]
+    first, second = (
+        {name for name in names if is_in_part(name, config(part=part, seed=seed))}
+        for part, seed in (("first-half", 0), ("second-half", 7))
+    )
+    assert not first & second
+    assert first | second == set(names)
+    assert 430 < len(first) < 570
+    assert all(is_in_part(name, config()) for name in names)
+
+
+def test_a_q_of_one_half_is_a_stranger_to_the_other(
+    make_policy: MakePolicy, tmp_path: Path
+) -> None:
+    policy = policy_artifact(tmp_path / "policy", make_policy(steps=0))
+    settings = config(part="first-half")
+    other = {f"c{n}" for n in range(60) if not is_in_part(f"c{n}", settings)}
+    own = {f"c{n}" for n in range(60)} - other
+    whole = fit_stage(tmp_path / "whole", policy, turned=set())
+    first, second, third = (
+        fit_stage(tmp_path / name, policy, turned=turned, part="first-half")
+        for name, turned in (("first", set()), ("second", other), ("third", own))
+    )
+    assert weights(first) == weights(second)
+    assert weights(first) != weights(third)
+    assert weights(first) != weights(whole)
+
+
+def test_held_out_conversations_take_no_part_in_the_fit(
+    make_policy: MakePolicy, tmp_path: Path
+) -> None:
+    policy = policy_artifact(tmp_path / "policy", make_policy(steps=0))
     first = fit_stage(tmp_path / "first", policy, turned=set())
     rows = list(open_artifact(first, "q").rows())
     heldout = {row["conversation_id"] for row in rows if row["split"] == "heldout"}
     second = fit_stage(tmp_path / "second", policy, turned=heldout)
     third = fit_stage(tmp_path / "third", policy, turned={"c1", "c2"} - heldout)
-
-    def weights(artifact: Path) -> bytes:
-        return (artifact / "model" / "model.safetensors").read_bytes()
 
     def metrics(artifact: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((artifact / "metrics.json").read_text())
