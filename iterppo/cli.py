@@ -15,6 +15,7 @@ import typer
 from iterppo import __version__
 from iterppo.engines import EngineName
 from iterppo.errors import GateError, IterPPOError
+from iterppo.launch import Processes, has_gpu, is_told_elsewhere, leave_error
 from iterppo.pipeline import STAGES
 
 Setting = str | tuple[str, str, Any]
@@ -57,6 +58,17 @@ OnEngine = Annotated[
         help="local: processes; ray: a Ray cluster, the one at RAY_ADDRESS if it is set.",
     ),
 ]
+NumProcesses = Annotated[
+    int, typer.Option("--nproc", min=1, help="Processes that train together, on each host.")
+]
+DeepSpeed = Annotated[
+    Path | None,
+    typer.Option("--deepspeed", help="DeepSpeed's JSON, as configs/deepspeed/zero2.json."),
+]
+HostFile = Annotated[
+    Path | None,
+    typer.Option("--hostfile", help="DeepSpeed's list of hosts, a line `name slots=8` each."),
+]
 Policy = Annotated[
     Path | None, typer.Option("--policy", help="Policy artifact: the one that made the logs.")
 ]
@@ -85,6 +97,7 @@ def _run(
     settings: list[Setting] | list[str] | None,
     force: bool,
     as_json: bool,
+    processes: Processes | None = None,
     **extra: Any,
 ) -> None:
     from iterppo.execution import execute
@@ -98,7 +111,10 @@ def _run(
         settings=settings or [],
         force=force,
         extra=extra,
+        processes=processes,
     )
+    if manifest is None or is_told_elsewhere():
+        return
     if as_json:
         typer.echo(manifest.model_dump_json(indent=2))
         return
@@ -322,6 +338,9 @@ def fit_q(
     actions: Annotated[
         Path | None, typer.Option("--actions", help="Actions artifact (method fqe).")
     ] = None,
+    nproc: NumProcesses = 1,
+    deepspeed: DeepSpeed = None,
+    hostfile: HostFile = None,
     out: Out = None,
     round_folder: Round = None,
     config: Config = None,
@@ -344,6 +363,7 @@ def fit_q(
         settings=settings,
         force=force,
         as_json=as_json,
+        processes=Processes(nproc, deepspeed, hostfile),
     )
 
 
@@ -380,6 +400,9 @@ def ppo(
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Prompts artifact.")] = None,
     q: Annotated[Path | None, typer.Option("--q", help="Q artifact: the reward.")] = None,
     policy: Policy = None,
+    nproc: NumProcesses = 1,
+    deepspeed: DeepSpeed = None,
+    hostfile: HostFile = None,
     out: Out = None,
     round_folder: Round = None,
     config: Config = None,
@@ -397,6 +420,7 @@ def ppo(
         settings=settings,
         force=force,
         as_json=as_json,
+        processes=Processes(nproc, deepspeed, hostfile),
     )
 
 
@@ -544,6 +568,8 @@ def main() -> None:
     # those that work. Read by OpenMP when torch is imported, hence here.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if not has_gpu():  # else DeepSpeed, where it is installed, warns of it as it is imported
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(
@@ -552,8 +578,9 @@ def main() -> None:
     try:
         app()
     except IterPPOError as error:
-        message = " ".join(str(error).split())
-        typer.echo(f"iterppo: {message}", err=True)
+        if not leave_error(error):
+            message = " ".join(str(error).split())
+            typer.echo(f"iterppo: {message}", err=True)
         raise SystemExit(error.exit_status) from None
     except BrokenPipeError:
         raise SystemExit(0) from None

@@ -413,6 +413,11 @@ class PPOConfig(StageConfig):
     it starts at zero."""
     max_gradient_norm: Positive = 1.0
     """Clipping of the gradient's norm."""
+    lora_rank: CountOrZero = 0
+    """Rank of the adapters that are trained in the place of the model (LoRA), and merged into it in
+    the end; 0: the model itself is trained."""
+    lora_alpha: Count = 16
+    """Scale of the adapters: α/rank."""
     checkpoint_updates: Count = 4
     """Updates between two saves, from which a killed training goes on."""
     watch_updates: CountOrZero = 4

@@ -34,3 +34,9 @@ class ArtifactError(IterPPOError, OSError):
     """An artifact is missing, damaged, of another kind or of another version."""
 
     exit_status = 4
+
+
+class ProcessError(IterPPOError, RuntimeError):
+    """One of several processes that work together ended, without a reason that it could tell."""
+
+    exit_status = 5

@@ -29,7 +29,8 @@ from iterppo.config import (
     load_config,
 )
 from iterppo.engines.light_arrow import leave_pandas_out
-from iterppo.errors import GateError, UsageError
+from iterppo.errors import GateError, ProcessError, UsageError
+from iterppo.launch import Processes, end_with_whoever_started_this, is_launched, launch
 from iterppo.pipeline import BEHAVIOUR, STAGES, Stage, resolve, sections
 
 if TYPE_CHECKING:
@@ -46,18 +47,40 @@ def execute(
     settings: Sequence[str | tuple[str, str, Any]],
     force: bool,
     extra: Mapping[str, Any],
-) -> tuple[Manifest, Path, bool]:
+    processes: Processes | None = None,
+) -> tuple[Manifest | None, Path, bool]:
     """Run the stage `name` unless its artifacts are up to date.
 
+    Args:
+        name: Of the stage.
+        inputs: Path of each artifact that it reads; None: the round's.
+        outputs: Path of each that it writes.
+        round_folder: Names what has no path.
+        config_file: TOML.
+        settings: What was set besides.
+        force: Run it although it is up to date.
+        extra: What else its `run` takes.
+        processes: For a stage that may run as several.
+
     Returns:
-        The manifest of the main artifact, its path, and whether anything was done.
+        The manifest of the main artifact, its path, and whether anything was done. In a process
+        that another one writes for, there is no manifest.
 
     Raises:
         IterPPOError: Anything that is the user's to mend.
     """
     with contextlib.ExitStack() as stack:
         return _execute(
-            STAGES[name], inputs, outputs, round_folder, config_file, settings, force, extra, stack
+            STAGES[name],
+            inputs,
+            outputs,
+            round_folder,
+            config_file,
+            settings,
+            force,
+            extra,
+            processes,
+            stack,
         )
 
 
@@ -70,8 +93,9 @@ def _execute(
     settings: Sequence[str | tuple[str, str, Any]],
     force: bool,
     extra: Mapping[str, Any],
+    processes: Processes | None,
     stack: contextlib.ExitStack,
-) -> tuple[Manifest, Path, bool]:
+) -> tuple[Manifest | None, Path, bool]:
     name = stage.name
     config = load_config(
         name, stage.config, file=config_file, settings=settings, sections=sections()
@@ -105,8 +129,34 @@ def _execute(
         _refuse_noise(arguments["q"])
     if given.get("engine") == "local":  # then nothing in it needs pandas
         leave_pandas_out()
+    if processes is not None and is_launched():
+        end_with_whoever_started_this()
+    elif processes is not None and processes.several:
+        launch(_command(stage, arguments, config_file, settings, processes), processes)
+        if not is_up_to_date(out, expected):
+            raise ProcessError(f"{name}: its processes ended well, and {out} is not there.")
+        return read_manifest(out), out, True
+    if processes is not None:
+        given["deepspeed"] = processes.deepspeed
     manifest = stage.run(config, **arguments, **given)
     return manifest, out, True
+
+
+def _command(
+    stage: Stage,
+    arguments: Mapping[str, Path | None],
+    config_file: Path | None,
+    settings: Sequence[str | tuple[str, str, Any]],
+    processes: Processes,
+) -> list[str]:
+    """What each of several processes is started with: all places are known, and all was checked."""
+    options = {f"--{slot.name}": arguments[slot.name] for slot in (*stage.reads, *stage.writes)}
+    options |= {"--config": config_file, "--deepspeed": processes.deepspeed}
+    named = [text for name, path in options.items() if path for text in (name, str(path))]
+    for setting in settings:
+        assert isinstance(setting, str), "only ingest has others"
+        named += ["--set", setting]
+    return [stage.name, *named, "--force"]
 
 
 def _refuse_noise(q: Path) -> None:

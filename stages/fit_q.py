@@ -31,7 +31,8 @@ def run(
     policy: Path,
     out: Path,
     actions: Path | None = None,
-) -> Manifest:
+    deepspeed: Path | None = None,
+) -> Manifest | None:
     """Fit Q on the training conversations; score every turn; report on the held-out ones.
 
     A run that is killed leaves a checkpoint beside `out`, from which the same command goes on.

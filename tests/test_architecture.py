@@ -27,15 +27,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": BASE | {"artifact", "config", "progress"},
     "rl": BASE,
     "progress": {"errors"},
+    "launch": {"errors"},
     "engines": {"errors", "artifact"},
     "pipeline": BASE | {"config"},
-    "execution": BASE | {"artifact", "config", "engines", "logs", "pipeline"},
+    "execution": BASE | {"artifact", "config", "engines", "launch", "logs", "pipeline"},
     "environments": LOWER,
     "lm": LOWER,
     "report": LOWER | {"statistics"},
     "statistics": LOWER,
     "stages": LOWER | MIDDLE,
-    "cli": LOWER | MIDDLE | {"execution", "stages"},
+    "cli": LOWER | MIDDLE | {"execution", "launch", "stages"},
     "__main__": {"cli"},
     "iterppo": set(),  # the package itself, iterppo/__init__.py; everybody may import it
 }
@@ -48,7 +49,9 @@ KEPT_BY = dict.fromkeys(
 # Libraries that are not loaded when a module of the room is, by whatever detour.
 HEAVY = {"torch", "transformers", "trl", "deepspeed"}
 NOT_LOADED_BY: dict[str, set[str]] = {
-    **dict.fromkeys(("__main__", "cli", "config", "errors", "pipeline"), HEAVY | {"pyarrow"}),
+    **dict.fromkeys(
+        ("__main__", "cli", "config", "errors", "launch", "pipeline"), HEAVY | {"pyarrow"}
+    ),
     **dict.fromkeys(("artifact", "contracts", "execution", "logs"), HEAVY),
     "engines": HEAVY | {"pyarrow", "ray"},
 }

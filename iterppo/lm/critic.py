@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,16 +109,11 @@ class Critic:
         head.bias.copy_(bias)
         self.model.train()
 
-    def detach(self) -> dict[str, torch.Tensor]:
-        """Take the head off the model, which is then a plain language model again; returns the
-        head's weights."""
-        self._hook.remove()
-        weights = {
-            name: value.detach().cpu()
-            for name, value in getattr(self.model, HEAD).state_dict().items()
-        }
-        delattr(self.model, HEAD)
-        return weights
+
+def head_of(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The value head's own, of the weights of a model that has one."""
+    prefix = f"{HEAD}."
+    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
 
 
 def _ridge(feature_ND: torch.Tensor, target_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ import json
 import logging
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,13 @@ def save_policy(
     return complete
 
 
+def with_weights(policy: Policy, weights: Mapping[str, torch.Tensor]) -> Policy:
+    """The policy with other weights, by name; what it has no place for is left out."""
+    own = policy.model.state_dict()
+    policy.model.load_state_dict({n: w for n, w in weights.items() if n in own}, strict=False)
+    return policy
+
+
 def tensors_as_bytes(tensors: dict[str, torch.Tensor]) -> bytes:
     """Tensors in the safetensors format."""
     from safetensors.torch import save
@@ -163,7 +171,7 @@ def prepare_libraries() -> None:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for name in ("trl", "accelerate", "datasets", "transformers"):
+    for name in ("trl", "accelerate", "datasets", "transformers", "DeepSpeed"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

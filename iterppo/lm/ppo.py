@@ -4,6 +4,9 @@ TRL's: generation, clipped surrogate, reference model, accumulation, PEFT, DeepS
 Ours: rendering, the critic and its loss, the KL penalty in the reward, per-token advantages, Q as
 the reward.
 
+Where several processes train together, each samples and scores its share of an update's prompts;
+then all of them hold the whole update, and each learns from its share of every minibatch.
+
 Shapes: B completions, b of a microbatch, T completion tokens, S prompt and completion tokens
 together. Values have T + 1 columns: the last T + 1 of the sequence, so that column t stands before
 completion token t.
@@ -11,24 +14,34 @@ completion token t.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback
+from peft import LoraConfig
+from transformers import LogitsProcessorList, PrinterCallback
+from transformers.integrations.deepspeed import (
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
 
 from iterppo.config import PPOConfig
-from iterppo.lm.critic import Critic
+from iterppo.lm.critic import HEAD, Critic
 from iterppo.lm.generation import seed_sampling
 from iterppo.lm.policy import Policy
 from iterppo.lm.ppo_checkpoint import PPOCheckpoint, Resume
 from iterppo.lm.prompts_of_updates import prompts_of_update
 from iterppo.lm.rendering import Message
+from iterppo.lm.row_sampling import ChooseByUniforms, uniforms_of_update
+from iterppo.lm.sharding import restore_parameters, whole_weights
+from iterppo.lm.team import everyones, team
 from iterppo.lm.trl_arguments import Report, trainer_arguments
 from iterppo.rl.advantages import generalised_advantages, token_rewards, whiten
 from iterppo.rl.kl import kl_estimate
@@ -66,6 +79,7 @@ class PPOTrainer(GRPOTrainer):
         work: Folder for what the trainer writes.
         on_samples: Receives the rows of the `policy` contract, a batch at a time.
         checkpoint: Where to save, and to go on from what was saved there.
+        deepspeed: DeepSpeed's configuration; None: without it.
     """
 
     _tag_names = ("iterppo", "ppo")
@@ -82,6 +96,7 @@ class PPOTrainer(GRPOTrainer):
         work: Path,
         on_samples: Callable[[list[dict[str, Any]]], None],
         checkpoint: PPOCheckpoint | None = None,
+        deepspeed: Path | None = None,
     ) -> None:
         self.config = config
         self.renderer = policy.renderer
@@ -99,26 +114,37 @@ class PPOTrainer(GRPOTrainer):
         self._problems = rows
         self._prompts_per_update = num_prompts
         repeats = -(-num_prompts // len(rows))
-        super().__init__(
-            model=policy.model,
-            reward_funcs=self._score,
-            args=trainer_arguments(config, policy, work),
-            train_dataset=Dataset.from_list(rows * repeats),
-            processing_class=policy.renderer.tokenizer,
+        arguments = trainer_arguments(
+            config, policy, work, processes=team().size, deepspeed=deepspeed
         )
+        with _models_built_whole(arguments):
+            super().__init__(
+                model=policy.model,
+                reward_funcs=self._score,
+                args=arguments,
+                train_dataset=Dataset.from_list(rows * repeats),
+                processing_class=policy.renderer.tokenizer,
+                peft_config=_adapters(config),
+            )
+        getattr(policy.model, HEAD).requires_grad_(True)  # which adapters freeze
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
         found = checkpoint.load() if checkpoint else None
         if found is not None:
+            restore_parameters(found[0].tensors, self.trained)
             on_samples(found[1])
         elif config.critic_samples:
             self.critic.fit_head(
                 policy, reward, rows, number=config.critic_samples, seed=config.seed
             )
-        for model in (self.model, self.ref_model):
-            if model is not None:
-                _without_dropout(model)
-                _with_positions_from_the_mask(model)
+        models = [policy.model]
+        if self.ref_model is not None:
+            models.append(self.accelerator.unwrap_model(self.ref_model))
+        for model in models:
+            _without_dropout(model)
+            _with_positions_from_the_mask(model)
         self.remove_callback(PrinterCallback)
-        self.add_callback(Report(config))
+        if team().leads:
+            self.add_callback(Report(config))
         if checkpoint is not None:
             saved = found[0] if found else None
             per_update = config.epochs * config.minibatches
@@ -142,9 +168,8 @@ class PPOTrainer(GRPOTrainer):
         scores: torch.Tensor = super()._calculate_rewards(
             inputs, prompts, completions, completion_ids_list
         )
-        here = self.accelerator.process_index * len(prompts)
-        self._scores_B = scores[here : here + len(prompts), 0]
-        self._texts = [completion[0]["content"].strip() for completion in completions]
+        self._scores_B = scores[:, 0]
+        self._texts = everyones([completion[0]["content"].strip() for completion in completions])
         return scores
 
     def _get_per_token_logps_and_entropies(
@@ -196,14 +221,81 @@ class PPOTrainer(GRPOTrainer):
         chosen.sort(key=lambda row: len(self.renderer.prompt_ids(row["prompt"])))
         return [row for row in chosen for _ in range(self.num_generations)]
 
+    def _own_rows(self, process: int) -> list[int]:
+        """The rows of an update that a process samples: every so many-th prompt, so that each has
+        its share of the long ones, with all its completions."""
+        prompts = range(process, self._prompts_per_update, self.accelerator.num_processes)
+        return [p * self.num_generations + k for p in prompts for k in range(self.num_generations)]
+
+    def _generate_single_turn(
+        self,
+        prompt_ids: list[list[int]],
+        images: Any,
+        multimodal_fields: Any,
+        num_generations: int,
+        has_tool_images: bool = False,
+    ) -> tuple[list[list[int]], None]:
+        """TRL's, with a number of its own for every token of the update to sample it by: what is
+        sampled does not depend on the number of processes."""
+        tokenizer, T = self.renderer.tokenizer, self.max_completion_length
+        S = max(len(ids) for ids in prompt_ids)
+        ids_BS = torch.tensor([[tokenizer.pad_token_id] * (S - len(p)) + p for p in prompt_ids])
+        seen_BS = torch.tensor([[0] * (S - len(p)) + [1] * len(p) for p in prompt_ids])
+        uniform_BT = uniforms_of_update(
+            self._prompts_per_update * self.num_generations,
+            T,
+            update=self._update,
+            seed=self.config.seed,
+        )[self._own_rows(self.accelerator.process_index)]
+        greedy = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None}
+        choose = ChooseByUniforms(uniform_BT, temperature=self.temperature, prompt_tokens=S)
+        device = self.accelerator.device
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                generation_kwargs={**self.generation_kwargs, **greedy},
+            ) as model,
+            torch.no_grad(),
+        ):
+            written_BU = model.generate(
+                input_ids=ids_BS.to(device),
+                attention_mask=seen_BS.to(device),
+                logits_processor=LogitsProcessorList([choose]),
+            )[:, S:]
+        ended_BU = torch.isin(written_BU, torch.tensor(self.eos_token_ids, device=device))
+        # Up to the first end of a turn, which counts.
+        kept_BU = (ended_BU.cumsum(1) - ended_BU.int()) == 0
+        return [row[kept].tolist() for row, kept in zip(written_BU, kept_BU, strict=True)], None
+
+    def _gather(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The rows of all processes in every process, in the order in which one alone has them."""
+        order = [row for r in range(self.accelerator.num_processes) for row in self._own_rows(r)]
+        place = torch.tensor(order, device=self.accelerator.device).argsort()
+
+        def whole(name: str, value: torch.Tensor) -> torch.Tensor:
+            padding = self._tokenizer.pad_token_id if name.endswith("_ids") else 0
+            padded = self.accelerator.pad_across_processes(
+                value, dim=1, pad_index=padding, pad_first=name.startswith("prompt")
+            )
+            gathered: torch.Tensor = self.accelerator.gather(padded)
+            return gathered[place]
+
+        self._scores_B = self._scores_B[place]
+        self._texts = [self._texts[row] for row in place.tolist()]
+        return {
+            name: whole(name, value) if value.ndim == 2 else value for name, value in batch.items()
+        }
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         # TRL's own choice of prompts is a place in a stream, which a killed training would have to
         # find again.
-        update = self.state.global_step // (self.config.epochs * self.config.minibatches)
-        inputs = self._problems_of(update)
-        seed_sampling(self.config.seed, call=update)
+        rows = self._problems_of(self._update)
         self._passes = []
-        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        batch: dict[str, Any] = super()._generate_and_score_completions(
+            [rows[row] for row in self._own_rows(self.accelerator.process_index)]
+        )
         mask_BT = batch["completion_mask"]
         T = mask_BT.shape[1]
         if (
@@ -218,7 +310,10 @@ class PPOTrainer(GRPOTrainer):
                 )
         # The first pass is the policy's; with adapters a second one, adapters off, is the
         # reference's.
-        old_logprob_BT, value_BT1, _ = self._passes[0]
+        batch["old_per_token_logps"], batch["old_values"], _ = self._passes[0]
+        batch = self._gather(batch)
+        mask_BT = batch["completion_mask"]
+        old_logprob_BT, value_BT1 = batch["old_per_token_logps"], batch["old_values"]
         kl_BT = torch.zeros_like(old_logprob_BT)
         if "ref_per_token_logps" in batch:
             reference_BT = batch["ref_per_token_logps"]
@@ -243,14 +338,13 @@ class PPOTrainer(GRPOTrainer):
             gamma=self.config.gamma,
             lambda_=self.config.lambda_,
         )
-        self._record(
-            inputs, batch, terminated_B=terminated_B, kl_BT=kl_BT, advantage_BT=advantage_BT
-        )
+        self._record(rows, batch, terminated_B=terminated_B, kl_BT=kl_BT, advantage_BT=advantage_BT)
         self._note_critic(value_BT1[:, :-1], return_BT, mask_BT)
-        batch["old_per_token_logps"] = old_logprob_BT
         batch["advantages"] = self._scaled(advantage_BT, mask_BT)
         batch["old_values"] = value_BT1[:, :-1].contiguous()
         batch["returns"] = return_BT
+        # The order of the minibatches, which TRL now draws, is one for all processes.
+        seed_sampling(self.config.seed, call=self._update)
         return batch
 
     def _scaled(self, advantage_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
@@ -266,15 +360,18 @@ class PPOTrainer(GRPOTrainer):
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """TRL's, with the rows of each minibatch ordered by length, so that its microbatches carry
-        little padding."""
+        little padding, and dealt to the processes."""
         fresh = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
-        if self._buffered_inputs is not fresh and self.args.gradient_accumulation_steps > 1:
-            parts, size = self._buffered_inputs, self.args.gradient_accumulation_steps
+        size, processes = self.args.gradient_accumulation_steps, self.accelerator.num_processes
+        if self._buffered_inputs is not fresh and size * processes > 1:
+            parts, first = self._buffered_inputs, self.accelerator.process_index
             self._buffered_inputs = [
                 part
                 for start in range(0, len(parts), size)
-                for part in _by_length(parts[start : start + size])
+                for part in _by_length(parts[start : start + size], size * processes)[
+                    first::processes
+                ]
             ]
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return inputs
@@ -314,7 +411,8 @@ class PPOTrainer(GRPOTrainer):
             / num_tokens
         )
         self._metrics["train"]["value_loss"].append(
-            critic_loss.item() * self.args.gradient_accumulation_steps
+            self.accelerator.reduce(critic_loss.detach(), "mean").item()
+            * self.args.gradient_accumulation_steps
         )
         loss = policy_loss + self.config.value_coefficient * critic_loss
         if self.config.entropy_coefficient and entropy_BT is not None:
@@ -326,7 +424,8 @@ class PPOTrainer(GRPOTrainer):
     def _assert_ratio_is_one(
         self, new_BT: torch.Tensor, old_BT: torch.Tensor, mask_BT: torch.Tensor
     ) -> None:
-        difference = ((new_BT - old_BT).abs() * mask_BT).max().item()
+        own = ((new_BT - old_BT).abs() * mask_BT).max()
+        difference = self.accelerator.gather(own.reshape(1)).max().item()
         self.largest_first_log_ratio = max(self.largest_first_log_ratio, difference)
         if not difference <= RATIO_TOLERANCE:
             raise RuntimeError(
@@ -334,6 +433,13 @@ class PPOTrainer(GRPOTrainer):
                 "disagree "
                 "(dropout, padding or temperature)"
             )
+
+    def finish(self) -> dict[str, torch.Tensor]:
+        """After the training: the weights of the plain model and of the value head, adapters
+        merged, whole in every process; to be called by all of them."""
+        weights = whole_weights(self.critic.model)
+        unset_hf_deepspeed_config()  # models that are built from now on are nobody's part
+        return weights
 
     # --- what a checkpoint keeps besides
 
@@ -350,6 +456,11 @@ class PPOTrainer(GRPOTrainer):
         self.advantage_scale = notes["advantage_scale"]
 
     # --- what is told
+
+    @property
+    def _update(self) -> int:
+        """Number of the update that goes on, from 0."""
+        return int(self.state.global_step // (self.config.epochs * self.config.minibatches))
 
     @property
     def _steps_per_update(self) -> int:
@@ -449,19 +560,41 @@ def _with_positions_from_the_mask(model: torch.nn.Module) -> None:
     model.register_forward_pre_hook(number, with_kwargs=True)
 
 
-def _by_length(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Microbatches of one minibatch, dealt anew so that each holds prompts of similar length."""
+def _by_length(parts: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """One minibatch in so many microbatches, dealt anew so that each holds prompts of similar
+    length."""
     rows = {
         name: torch.cat([part[name] for part in parts])
         for name, value in parts[0].items()
         if isinstance(value, torch.Tensor) and value.ndim > 0
     }
     order = rows["prompt_mask"].sum(dim=1).argsort(stable=True)
-    pieces = order.chunk(len(parts))
-    return [
-        {**part, **{n: v[piece] for n, v in rows.items()}}
-        for part, piece in zip(parts, pieces, strict=True)
-    ]
+    return [{**parts[0], **{n: v[piece] for n, v in rows.items()}} for piece in order.chunk(number)]
+
+
+def _adapters(config: PPOConfig) -> LoraConfig | None:
+    if not config.lora_rank:
+        return None
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules="all-linear",
+        exclude_modules=[HEAD],
+    )
+
+
+@contextlib.contextmanager
+def _models_built_whole(arguments: Any) -> Iterator[None]:
+    """Under ZeRO 3 transformers would divide the reference model while it is built, for which torch
+    2.13 and DeepSpeed's replacement of its constructors do not agree; it is divided afterwards."""
+    if arguments.deepspeed is None:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(arguments.hf_deepspeed_config)
 
 
 __all__ = ["PPOTrainer", "Reward", "trainer_arguments"]

@@ -17,13 +17,10 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
-from iterppo.lm.checkpoint import (
-    Checkpoint,
-    Saved,
-    restore_training_state,
-    training_state,
-)
+from iterppo.lm.checkpoint import Checkpoint, Saved
 from iterppo.lm.saved_rows import SavedRows
+from iterppo.lm.sharding import restore_optimiser, whole_training_state
+from iterppo.lm.team import team
 from iterppo.progress import say
 
 
@@ -100,7 +97,7 @@ class Resume(TrainerCallback):
         if self._saved is None:
             return
         notes, trainer = self._saved.notes, self._trainer
-        restore_training_state(self._saved.tensors, self._trained(), trainer.optimizer)
+        restore_optimiser(self._saved.tensors, trainer.trained, trainer.optimizer)
         trainer.lr_scheduler.load_state_dict(notes["scheduler"])
         for group, rate in zip(
             trainer.optimizer.param_groups, notes["scheduler"]["_last_lr"], strict=True
@@ -111,7 +108,8 @@ class Resume(TrainerCallback):
         state.log_history = notes["log_history"]
         trainer._step = notes["step"] * args.gradient_accumulation_steps
         trainer.take_notes(notes["trainer"])
-        say(f"ppo: goes on behind update {notes['step'] // self._per_update}")
+        if team().leads:
+            say(f"ppo: goes on behind update {notes['step'] // self._per_update}")
         self._saved = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -127,7 +125,6 @@ class Resume(TrainerCallback):
             "scheduler": trainer.lr_scheduler.state_dict(),
             "trainer": trainer.saved_notes(),
         }
-        self._checkpoint.save(Saved(training_state(self._trained(), trainer.optimizer), notes))
-
-    def _trained(self) -> list[Any]:
-        return [p for p in self._trainer.model.parameters() if p.requires_grad]
+        tensors = whole_training_state(trainer.trained, trainer.optimizer)
+        if team().leads:
+            self._checkpoint.save(Saved(tensors, notes))

@@ -15,28 +15,53 @@ from iterppo.lm.policy import Policy
 from iterppo.progress import LINE_EVERY_S, say
 
 
-def trainer_arguments(config: PPOConfig, policy: Policy, work: Path) -> GRPOConfig:
+def trainer_arguments(
+    config: PPOConfig,
+    policy: Policy,
+    work: Path,
+    *,
+    processes: int = 1,
+    deepspeed: Path | None = None,
+) -> GRPOConfig:
     """TRL's arguments for a stage configuration.
+
+    Args:
+        config: Of the stage; its batch sizes are those of all processes together.
+        policy: What is trained.
+        work: Folder for what the trainer writes.
+        processes: How many share every minibatch.
+        deepspeed: DeepSpeed's configuration; None: without it.
 
     Raises:
         ValueError: If the completions of an update do not divide into minibatches, microbatches and
-        prompts.
+        prompts, or those into processes.
     """
     minibatch, rest = divmod(config.completions_per_update, config.minibatches)
-    microbatch = config.microbatch_size or minibatch
+    share, rest_of_processes = divmod(minibatch, processes)
+    microbatch = min(config.microbatch_size, share) or 1
     if (
         rest
-        or minibatch % microbatch
+        or minibatch % config.microbatch_size
         or config.completions_per_update % config.completions_per_prompt
     ):
         raise ValueError(
             f"completions_per_update = {config.completions_per_update} must be a multiple of "
             "minibatches = "
-            f"{config.minibatches}, of microbatch_size = {microbatch} times it, and of "
+            f"{config.minibatches}, of microbatch_size = {config.microbatch_size} times it, and of "
             "completions_per_prompt = "
             f"{config.completions_per_prompt}"
         )
-    accumulation = minibatch // microbatch
+    if rest_of_processes or share % microbatch:
+        raise ValueError(
+            f"a minibatch of {minibatch} completions does not divide into {processes} processes "
+            f"with microbatches of {microbatch}"
+        )
+    if config.completions_per_update // config.completions_per_prompt % processes:
+        raise ValueError(
+            f"the prompts of an update, {config.completions_per_update} / "
+            f"{config.completions_per_prompt}, do not divide into {processes} processes"
+        )
+    accumulation = share // microbatch
     return GRPOConfig(
         output_dir=str(work),
         per_device_train_batch_size=microbatch,
@@ -67,6 +92,8 @@ def trainer_arguments(config: PPOConfig, policy: Policy, work: Path) -> GRPOConf
         report_to=[],
         disable_tqdm=True,
         seed=config.seed,
+        ddp_find_unused_parameters=False,
+        deepspeed=None if deepspeed is None else str(deepspeed),
     )
 
 

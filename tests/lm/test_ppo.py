@@ -24,7 +24,7 @@ from trl import GRPOTrainer
 from iterppo.artifact import ArtifactWriter, open_artifact
 from iterppo.config import PPOConfig
 from iterppo.lm import policy as policies
-from iterppo.lm.critic import Critic, _ridge
+from iterppo.lm.critic import Critic, _ridge, head_of
 from iterppo.lm.generation import Sampled, sample
 from iterppo.lm.policy import Policy, load_policy
 from iterppo.lm.ppo import PPOTrainer, Reward, trainer_arguments
@@ -942,10 +942,14 @@ def test_what_is_exported_is_a_plain_language_model(
     run = start(updates=2, kl_coefficient=0.1)
     assert hasattr(run.policy.model, "value_head")
     run.train()
-    head = run.trainer.critic.detach()
+    weights = run.trainer.finish()
+    head = head_of(weights)
     settings = run.policy.settings.model_dump(exclude={"version"})
+    improved = policies.with_weights(
+        load_policy(Path(run.policy.model.config._name_or_path)), weights
+    )
     saved = policies.save_policy(
-        tmp_path / "model", model=run.policy.model, renderer=renderer, settings=settings
+        tmp_path / "model", model=improved.model, renderer=renderer, settings=settings
     )
     loaded, report = AutoModelForCausalLM.from_pretrained(
         tmp_path / "model", output_loading_info=True
@@ -1087,8 +1091,7 @@ def test_fitting_the_head_touches_nothing_else(
     assert policy.model.training
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert after["value_head.weight"].abs().sum() > 0
-    critic.detach()
-    assert policy.model.state_dict().keys() == before.keys()
+    assert after.keys() - before.keys() == {"value_head.weight", "value_head.bias"}
 
 
 def test_values_are_collected_only_where_they_are_asked_for(
