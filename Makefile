@@ -91,6 +91,9 @@ TOLERANCE ?=
 $(if $(filter-out converged,$(UNTIL)),$(error UNTIL=$(UNTIL) is not known. Write UNTIL=converged, or leave it out))
 
 # ACTIONS=yes asks the policy for next actions before fit-q (SET=fit-q.method=fqe);
+# JUDGE=yes fits Q twice, each on half of the conversations: ppo climbs the one, the other one judges
+# when to stop.
+JUDGE ?=
 # NOISE=accept lets ppo train on a Q that fit-q found to be noise.
 ACTIONS ?=
 NOISE ?=
@@ -122,13 +125,20 @@ $(ROUND)/returns/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
 	$(ITERPPO) returns --round $(ROUND) $(FLAGS)
 
 $(ROUND)/q/$(MADE): $(ROUND)/trajectories/$(MADE) $(ROUND)/returns/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
-	$(ITERPPO) fit-q --round $(ROUND) $(FLAGS)
+	$(ITERPPO) fit-q --round $(ROUND) $(FLAGS) $(if $(JUDGE),--set fit-q.part=first-half)
 
 ifneq ($(ACTIONS),)
 $(ROUND)/actions/$(MADE): $(ROUND)/trajectories/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
 	$(ITERPPO) actions --round $(ROUND) $(FLAGS)
 
-$(ROUND)/q/$(MADE): $(ROUND)/actions/$(MADE)
+$(ROUND)/q/$(MADE) $(ROUND)/judge/$(MADE): $(ROUND)/actions/$(MADE)
+endif
+
+ifneq ($(JUDGE),)
+$(ROUND)/judge/$(MADE): $(ROUND)/trajectories/$(MADE) $(ROUND)/returns/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
+	$(ITERPPO) fit-q --round $(ROUND) --out $(ROUND)/judge $(FLAGS) --set fit-q.part=second-half
+
+$(ROUND)/policy/$(MADE): $(ROUND)/judge/$(MADE)
 endif
 
 $(ROUND)/prompts/$(MADE): $(ROUND)/trajectories/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)

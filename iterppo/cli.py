@@ -400,6 +400,10 @@ def ppo(
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Prompts artifact.")] = None,
     q: Annotated[Path | None, typer.Option("--q", help="Q artifact: the reward.")] = None,
     policy: Policy = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option("--judge", help="Q artifact of other conversations: a second opinion."),
+    ] = None,
     nproc: NumProcesses = 1,
     deepspeed: DeepSpeed = None,
     hostfile: HostFile = None,
@@ -413,7 +417,7 @@ def ppo(
     """Prompts, q and policy to a better policy."""
     _run(
         "ppo",
-        inputs={"prompts": prompts, "q": q, "policy": policy},
+        inputs={"prompts": prompts, "q": q, "policy": policy, "judge": judge},
         out={"out": out},
         round_folder=round_folder,
         config=config,

@@ -126,7 +126,12 @@ _ORDER = (
         "ppo",
         "Improve the policy by token-level PPO with Q as the reward.",
         "PPOConfig",
-        reads=(Slot("prompts", "prompts", "prompts"), Slot("q", "q", "q"), _BEHAVIOUR_POLICY),
+        reads=(
+            Slot("prompts", "prompts", "prompts"),
+            Slot("q", "q", "q"),
+            _BEHAVIOUR_POLICY,
+            Slot("judge", "q", "judge", optional=True),
+        ),
         writes=(Slot("out", "policy", "policy"),),
     ),
     Stage(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from iterppo.artifact import ArtifactWriter, Manifest, fingerprint, open_artifact
+from iterppo.artifact import Artifact, ArtifactWriter, Manifest, fingerprint, open_artifact
 from iterppo.config import PPOConfig
 from iterppo.errors import DataError, UsageError
+from iterppo.logs.splits import unit_hash
+from iterppo.progress import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,10 +26,14 @@ def run(
     q: Path,
     policy: Path,
     out: Path,
+    judge: Path | None = None,
     deepspeed: Path | None = None,
 ) -> Manifest | None:
     """Train on the prompts of the training conversations, with Q̂ as the reward; write the policy
     and its samples.
+
+    The policy is read on prompts of held-out conversations on the way. The best that was read is
+    the one that is written; `judge`, Q̂ of other conversations, is a second opinion about it.
 
     A run that is killed leaves a checkpoint beside `out`, from which the same command goes on. Of
     several processes that train together, the first one writes; the others return None.
@@ -46,9 +52,10 @@ def run(
         open_artifact(policy),
     )
     inputs = {"prompts": problems.record(), "q": fitted.record(), "policy": behaviour.record()}
-    rows = [
-        row for row in problems.rows(["prompt_id", "prompt", "split"]) if row["split"] == "train"
-    ]
+    second = None if judge is None else open_artifact(judge, "q")
+    if second is not None:
+        inputs["judge"] = second.record()
+    rows, watched = _divided(problems, config)
     if not rows:
         raise DataError(
             f"{prompts}: no prompt of a training conversation. Ingest more conversations."
@@ -62,6 +69,9 @@ def run(
         )
     reward.kappa = config.kappa
     reward.use_accelerator()
+    second_opinion = None if second is None else QFunction.load(second.path / "model")
+    if second_opinion is not None:
+        second_opinion.use_accelerator()
     checkpoint = PPOCheckpoint(
         out.parent / f".{out.name}.checkpoint",
         key=fingerprint("ppo", config.model_dump(mode="json", by_alias=True), inputs),
@@ -79,6 +89,8 @@ def run(
                 config=config,
                 work=Path(work),
                 on_samples=writer.write if writer is not None else lambda _: None,
+                watched=watched,
+                judge=second_opinion,
                 checkpoint=checkpoint,
                 deepspeed=deepspeed,
             )
@@ -90,9 +102,20 @@ def run(
         if writer is None:
             return None
         _write(writer, trainer, weights, policy)
-        writer.counts.update(prompts=len(rows), updates=config.updates)
+        writer.counts.update(prompts=len(rows), prompts_watched=len(watched))
     checkpoint.remove()
     return writer.manifest
+
+
+def _divided(
+    problems: Artifact, config: PPOConfig
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Prompts to train on, and so many held-out ones to watch, chosen by a hash."""
+    rows = list(problems.rows(["prompt_id", "prompt", "split"]))
+    heldout = [row for row in rows if row["split"] == "heldout"]
+    heldout.sort(key=lambda row: unit_hash(row["prompt_id"], seed=config.seed))
+    train = [row for row in rows if row["split"] == "train"]
+    return train, heldout[: config.watched_prompts if config.watch_updates else 0]
 
 
 def _write(
@@ -113,7 +136,10 @@ def _write(
         settings=improved.settings.model_dump(exclude={"version"}),
     )
     curves = write_training_log(writer.folder / "training_log.parquet", trainer.state.log_history)
-    writer.counts.update(optimiser_steps=trainer.state.global_step)
+    steps = trainer.state.global_step
+    writer.counts.update(
+        optimiser_steps=steps, updates=steps // (trainer.config.epochs * trainer.config.minibatches)
+    )
     writer.metrics.update(
         policy_version=saved.version,
         behaviour_version=improved.settings.version,
@@ -124,3 +150,7 @@ def _write(
         entropy_last=curves["entropy"][-1],
         largest_first_log_ratio=trainer.largest_first_log_ratio,
     )
+    if trainer.watching is not None:
+        writer.write_json("watch.json", trainer.watching.saved_notes())
+        writer.metrics.update(trainer.watching.summary())
+        say(f"ppo: {trainer.watching.sentence()}")

@@ -15,11 +15,12 @@ completion token t.
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -38,11 +39,12 @@ from iterppo.lm.generation import seed_sampling
 from iterppo.lm.policy import Policy
 from iterppo.lm.ppo_checkpoint import PPOCheckpoint, Resume
 from iterppo.lm.prompts_of_updates import prompts_of_update
-from iterppo.lm.rendering import Message
 from iterppo.lm.row_sampling import ChooseByUniforms, uniforms_of_update
 from iterppo.lm.sharding import restore_parameters, whole_weights
 from iterppo.lm.team import everyones, team
 from iterppo.lm.trl_arguments import Report, trainer_arguments
+from iterppo.lm.watch import Reward, Watch
+from iterppo.lm.watching import Watching, limits_of
 from iterppo.rl.advantages import generalised_advantages, token_rewards, whiten
 from iterppo.rl.kl import kl_estimate
 from iterppo.rl.losses import value_loss
@@ -59,14 +61,6 @@ may shrink as the policy learns, but not at a stroke: an update that happens to 
 one worth has nothing to teach, and shall not be the loudest."""
 
 
-class Reward(Protocol):
-    """Q, or anything that scores actions in states by their text."""
-
-    def __call__(
-        self, states: Sequence[Sequence[Message]], actions: Sequence[str]
-    ) -> list[float]: ...
-
-
 class PPOTrainer(GRPOTrainer):
     """PPO (Schulman et al., 2017) on single-turn prompts.
 
@@ -78,6 +72,9 @@ class PPOTrainer(GRPOTrainer):
         config: Of the stage.
         work: Folder for what the trainer writes.
         on_samples: Receives the rows of the `policy` contract, a batch at a time.
+        watched: Rows as those of `prompts`, that the policy is not trained on: it is read on them
+            on the way, and the best that was read is kept. None of them: it is not read.
+        judge: Q of other conversations, a second opinion at every reading.
         checkpoint: Where to save, and to go on from what was saved there.
         deepspeed: DeepSpeed's configuration; None: without it.
     """
@@ -95,6 +92,8 @@ class PPOTrainer(GRPOTrainer):
         config: PPOConfig,
         work: Path,
         on_samples: Callable[[list[dict[str, Any]]], None],
+        watched: Sequence[dict[str, Any]] = (),
+        judge: Reward | None = None,
         checkpoint: PPOCheckpoint | None = None,
         deepspeed: Path | None = None,
     ) -> None:
@@ -103,6 +102,10 @@ class PPOTrainer(GRPOTrainer):
         self.reward = reward
         self.on_samples = on_samples
         self.checkpoint = checkpoint
+        self._policy = policy
+        self._first_model: Any = None
+        if watched and config.watch_updates and not config.kl_coefficient and not config.lora_rank:
+            self._first_model = copy.deepcopy(policy.model).eval()
         self.critic = Critic(policy.model)
         self.largest_first_log_ratio = 0.0
         self.advantage_scale = 0.0
@@ -145,9 +148,24 @@ class PPOTrainer(GRPOTrainer):
         self.remove_callback(PrinterCallback)
         if team().leads:
             self.add_callback(Report(config))
+        saved = found[0] if found else None
+        per_update = config.epochs * config.minibatches
+        self.watching: Watching | None = None
+        if watched and config.watch_updates:
+            states = [row["prompt"] for row in watched]
+            self.watching = Watching(
+                Watch(policy, states, reward=reward, judge=judge, seed=config.seed),
+                limits_of(config),
+                every=config.watch_updates,
+                per_update=per_update,
+                best_of=config.best_of,
+                reference=self._reference,
+                weights=lambda: whole_weights(self.critic.model),
+            )
+            if saved is not None:
+                self.watching.take(saved.notes["trainer"]["watching"], saved.tensors)
+            self.add_callback(self.watching)
         if checkpoint is not None:
-            saved = found[0] if found else None
-            per_update = config.epochs * config.minibatches
             self.add_callback(Resume(self, checkpoint, saved, per_update=per_update))
 
     # --- sampling
@@ -436,8 +454,9 @@ class PPOTrainer(GRPOTrainer):
 
     def finish(self) -> dict[str, torch.Tensor]:
         """After the training: the weights of the plain model and of the value head, adapters
-        merged, whole in every process; to be called by all of them."""
-        weights = whole_weights(self.critic.model)
+        merged, whole in every process; to be called by all of them. Where the policy was watched,
+        the best that was read."""
+        weights = self.watching.best_weights if self.watching else whole_weights(self.critic.model)
         unset_hf_deepspeed_config()  # models that are built from now on are nobody's part
         return weights
 
@@ -448,12 +467,28 @@ class PPOTrainer(GRPOTrainer):
         return {
             "largest_first_log_ratio": self.largest_first_log_ratio,
             "advantage_scale": self.advantage_scale,
+            "watching": self.watching.saved_notes() if self.watching else None,
         }
+
+    def saved_tensors(self) -> dict[str, torch.Tensor]:
+        """Tensors besides those of the training itself."""
+        return self.watching.saved_tensors() if self.watching else {}
 
     def take_notes(self, notes: dict[str, Any]) -> None:
         """Take them back."""
         self.largest_first_log_ratio = notes["largest_first_log_ratio"]
         self.advantage_scale = notes["advantage_scale"]
+
+    @contextlib.contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """π_ref, the policy before its first update."""
+        if self.ref_model is not None:
+            yield self.accelerator.unwrap_model(self.ref_model)
+        elif self.config.lora_rank:
+            with self.accelerator.unwrap_model(self.model).disable_adapter():
+                yield self._policy.model
+        else:
+            yield self._first_model
 
     # --- what is told
 

@@ -30,6 +30,10 @@ class Resumable(Protocol):
     def saved_notes(self) -> dict[str, Any]:
         """Numbers of the training that are in no tensor; JSON takes them."""
 
+    def saved_tensors(self) -> dict[str, Any]:
+        """Tensors that are none of the training's own; the checkpoint hands them to it when it is
+        made."""
+
     def take_notes(self, notes: dict[str, Any]) -> None:
         """Take them back."""
 
@@ -126,5 +130,6 @@ class Resume(TrainerCallback):
             "trainer": trainer.saved_notes(),
         }
         tensors = whole_training_state(trainer.trained, trainer.optimizer)
+        tensors |= trainer.saved_tensors()
         if team().leads:
             self._checkpoint.save(Saved(tensors, notes))

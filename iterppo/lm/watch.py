@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +33,11 @@ class Reward(Protocol):
     def __call__(
         self, states: Sequence[Sequence[Message]], actions: Sequence[str]
     ) -> list[float]: ...
+
+
+Reference = Callable[[], AbstractContextManager[PreTrainedModel]]
+"""Gives π_ref, which may be the policy's own model without its adapters, for as long as it is
+asked."""
 
 
 @dataclass(frozen=True)
@@ -73,29 +79,30 @@ class Watch:
         self._judge = judge
         self._seed = seed
 
-    def read(self, update: int, *, reference: PreTrainedModel | None) -> Reading:
+    def read(self, update: int, *, reference: Reference) -> Reading:
         """The policy as it is now.
 
         Args:
             update: Updates that it has had.
-            reference: π_ref; None: the policy itself, so the KL is 0.
+            reference: π_ref.
         """
         drawn = self._sample(self._prompts)
         # A completion that is cut off is an abstention where it is deployed.
         texts = [one.text or "" for one in drawn]
-        kl = 0.0
-        if reference is not None:
-            pairs = [
-                (self._policy.renderer.prompt_ids(state), one.tokens)
-                for state, one in zip(self._prompts, drawn, strict=True)
-            ]
-            before = token_logprobs(reference, pairs, temperature=self._policy.settings.temperature)
-            kl = _mean([one.logprob - b for one, b in zip(drawn, before, strict=True)])
+        pairs = [
+            (self._policy.renderer.prompt_ids(state), one.tokens)
+            for state, one in zip(self._prompts, drawn, strict=True)
+        ]
+        temperature = self._policy.settings.temperature
+        with reference() as model:
+            is_training = model.training
+            before = token_logprobs(model, pairs, temperature=temperature)
+            model.train(is_training)
         return Reading(
             update=update,
             q_P=tuple(self._reward(self._prompts, texts)),
             judge_P=None if self._judge is None else tuple(self._judge(self._prompts, texts)),
-            kl=kl,
+            kl=_mean([one.logprob - b for one, b in zip(drawn, before, strict=True)]),
             entropy=-_mean([one.logprob for one in drawn]),
             distinct=distinct_bigrams([one.tokens for one in drawn]),
         )

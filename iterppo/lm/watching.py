@@ -8,13 +8,26 @@ from typing import Any
 
 import msgspec
 import torch
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 
-from iterppo.lm.watch import BestOf, Watch
+from iterppo.config import PPOConfig
+from iterppo.lm.watch import BestOf, Reference, Watch
 from iterppo.progress import say
 from iterppo.rl.stopping import Limits, Reading, best, broken
 
 Weights = dict[str, torch.Tensor]
+
+BEST = "best."
+
+
+def limits_of(config: PPOConfig) -> Limits:
+    """Those of a stage's configuration."""
+    return Limits(
+        kl=config.kl_budget,
+        entropy=config.least_entropy,
+        distinct=config.least_distinct,
+        judge_fall=config.judge_fall,
+    )
 
 
 class Watching(TrainerCallback):
@@ -28,7 +41,7 @@ class Watching(TrainerCallback):
         every: int,
         per_update: int,
         best_of: int,
-        reference: Callable[[], PreTrainedModel | None],
+        reference: Reference,
         weights: Callable[[], Weights],
     ) -> None:
         """
@@ -83,9 +96,44 @@ class Watching(TrainerCallback):
             control.should_training_stop = True
 
     def _read(self, update: int) -> None:
-        self.readings.append(self._watch.read(update, reference=self._reference()))
+        self.readings.append(self._watch.read(update, reference=self._reference))
         if best(self.readings, self._limits) == len(self.readings) - 1:
             self.best_weights = self._weights_now()
+
+    # --- what is told
+
+    def summary(self) -> dict[str, float | bool | str]:
+        """For the manifest: the first policy, the kept one, and the baseline."""
+        first, kept = self.readings[0], self.best
+        found: dict[str, float | bool | str] = {
+            "kept_update": float(kept.update),
+            "stopped": self.reason or "",
+            "watched_q_first": first.q,
+            "watched_q_kept": kept.q,
+            "watched_kl_kept": kept.kl,
+        }
+        if kept.judge_P is not None:
+            found |= {"watched_judge_first": first.score, "watched_judge_kept": kept.score}
+        if self.best_of is not None:
+            found |= {"best_of_n": float(self.best_of.n), "best_of_q": self.best_of.q}
+            if self.best_of.judge is not None:
+                found["best_of_judge"] = self.best_of.judge
+        return found
+
+    def sentence(self) -> str:
+        """What a person wants to know at the end."""
+        first, kept = self.readings[0], self.best
+        text = (
+            f"keeps the policy of update {kept.update}: on {len(kept.q_P)} held-out prompts its Q "
+            f"is {kept.q:.3f}, of the first policy {first.q:.3f}"
+        )
+        if self.best_of is not None:
+            text += f", of the best of {self.best_of.n} of its suggestions {self.best_of.q:.3f}"
+        if kept.judge_P is not None:
+            text += f"; by Q of other conversations {kept.score:.3f}, before {first.score:.3f}"
+            if self.best_of is not None:
+                text += f", best of {self.best_of.n} {self.best_of.judge:.3f}"
+        return f"{text}; KL {kept.kl:.2f} nat"
 
     # --- what a checkpoint keeps
 
@@ -96,8 +144,16 @@ class Watching(TrainerCallback):
             "best_of": None if self.best_of is None else asdict(self.best_of),
         }
 
-    def take(self, notes: Mapping[str, Any], weights: Weights) -> None:
+    def saved_tensors(self) -> Weights:
+        """The weights, by other names than a training's own."""
+        return {f"{BEST}{name}": weight for name, weight in self.best_weights.items()}
+
+    def take(self, notes: Mapping[str, Any], tensors: Weights) -> None:
         """Take everything back."""
         self.readings = msgspec.convert(notes["readings"], list[Reading])
         self.best_of = msgspec.convert(notes["best_of"], BestOf | None)
-        self.best_weights = weights
+        self.best_weights = {
+            name.removeprefix(BEST): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(BEST)
+        }

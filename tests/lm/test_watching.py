@@ -1,6 +1,7 @@
 """Watching a policy step: when it reads, when it stops, what it keeps."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +39,7 @@ class Training:
             every=every,
             per_update=STEPS_PER_UPDATE,
             best_of=4,
-            reference=lambda: None,
+            reference=lambda: nullcontext(None),  # type: ignore[arg-type]
             weights=lambda: {"w": torch.tensor(float(self.done))},
         )
 
@@ -100,7 +101,7 @@ def test_a_watched_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened
     notes = json.loads(json.dumps(killed.watching.saved_notes()))
     resumed = Training(watch, every=2, updates=5)
     resumed.done = until
-    resumed.watching.take(notes, killed.watching.best_weights)
+    resumed.watching.take(notes, killed.watching.saved_tensors())
     resumed.run()
     assert resumed.watching.readings == whole.watching.readings
     assert resumed.watching.best_of == whole.watching.best_of
