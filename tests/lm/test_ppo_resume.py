@@ -83,7 +83,10 @@ def train(
         trainer.train()
         return Result(trainer, samples)
 
-    yield run
+    with pytest.MonkeyPatch.context() as patch:
+        # Every scale of advantages is made from the one before: whoever forgets it gets another.
+        patch.setattr("iterppo.lm.ppo.ADVANTAGE_SCALE_KEPT", 3.0)
+        yield run
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -104,6 +107,13 @@ def assert_same(one: Result, other: Result) -> None:
     for name, value in one.weights.items():
         assert torch.equal(value, other.weights[name]), name
     assert one.notes == other.notes
+
+
+def test_the_scale_of_advantages_comes_from_before_a_save(whole: Result) -> None:
+    scales = [row["advantage_scale"] for row in whole.curves]
+
+    for update in (2, 4):
+        assert scales[update] == pytest.approx(3 * scales[update - 1])
 
 
 @pytest.mark.parametrize(
