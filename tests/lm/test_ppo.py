@@ -112,6 +112,8 @@ def start(make_policy: MakePolicy, prompts: list[dict[str, Any]], tmp_path: Path
         problems: list[dict[str, Any]] | None = None,
         change: Callable[[Any], None] = lambda model: None,
         on_samples: Callable[[list[dict[str, Any]]], None] | None = None,
+        watched: list[dict[str, Any]] | None = None,
+        judge: Reward | None = None,
         **settings: Any,
     ) -> Run:
         policy = load_policy(folder or make_policy(steps=100))
@@ -124,6 +126,8 @@ def start(make_policy: MakePolicy, prompts: list[dict[str, Any]], tmp_path: Path
             config=config(**settings),
             work=tmp_path / "work",
             on_samples=on_samples or samples.extend,
+            watched=watched or [],
+            judge=judge,
         )
         return Run(trainer, policy, samples)
 
@@ -1152,3 +1156,65 @@ def test_a_reward_that_never_varies_is_fitted_by_the_bias_alone() -> None:
 
     assert weight_D.abs().max() < 1e-6
     assert float(bias) == pytest.approx(0.25)
+
+
+# --- watched on the way ---
+
+
+WATCHED = {"watch_updates": 2, "best_of": 4, "kl_budget": 0.0, "judge_fall": 0.0}
+
+
+def test_watching_changes_nothing_of_what_is_learned(
+    start: Start, prompts: list[dict[str, Any]]
+) -> None:
+    # But for the curves, which know nothing of it, and what is kept in the end.
+    settings = {**KNOWN, **WATCHED, "updates": 3, "best_of": 0}
+    alone = start(**settings).train()
+    watched = start(watched=prompts * 5, **settings).train()
+    assert alone.samples == watched.samples
+    for name, weight in alone.trainer.model.state_dict().items():
+        assert torch.equal(weight, watched.trainer.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"kl_coefficient": 0.02}, id="a model of its own as the reference"),
+        pytest.param({"kl_coefficient": 0.0}, id="no reference in training"),
+        pytest.param({"lora_rank": 4, "kl_coefficient": 0.02}, id="without its adapters"),
+    ],
+)
+def test_a_watched_policy_is_read_against_the_policy_before(
+    settings: dict[str, Any], start: Start, prompts: list[dict[str, Any]]
+) -> None:
+    run = start(watched=prompts * 10, updates=4, **{**KNOWN, **WATCHED, **settings}).train()
+    watching = run.trainer.watching
+    assert watching is not None
+    first, *_, last = watching.readings
+    assert [reading.update for reading in watching.readings] == [0, 2, 4]
+    assert first.kl == pytest.approx(0.0, abs=1e-4)
+    assert last.kl > 0.01
+    assert last.q > first.q
+    assert watching.best_of is not None
+    assert watching.best_of.q > first.q
+
+
+def test_what_is_kept_is_the_policy_that_was_best_by_the_judge(
+    start: Start, prompts: list[dict[str, Any]]
+) -> None:
+    def dislikes_yes(states: Any, actions: Any) -> list[float]:
+        return [float(action != "yes") for action in actions]
+
+    settings = {**KNOWN, **WATCHED, "updates": 8, "judge_fall": 1.0}
+    run = start(watched=prompts * 20, judge=dislikes_yes, **settings)
+    before = {n: w.clone() for n, w in run.policy.model.state_dict().items()}
+    run.train()
+    watching = run.trainer.watching
+    assert watching is not None
+    assert "other conversations" in (watching.reason or "")
+    assert run.trainer.state.global_step < 8 * 2 * 2
+    kept = run.trainer.finish()
+    assert watching.best.update == 0
+    assert all(torch.equal(kept[name], weight) for name, weight in before.items())
+    assert "keeps the policy of update 0" in watching.sentence()
+    assert watching.summary()["stopped"] == watching.reason

@@ -29,6 +29,7 @@ class Result:
     def __init__(self, trainer: PPOTrainer, samples: list[dict[str, Any]]) -> None:
         self.samples = samples
         self.weights = {n: v.clone() for n, v in trainer.model.state_dict().items()}
+        self.kept = trainer.finish()
         self.curves = [
             {n: v for n, v in row.items() if n not in ("step_time", "epoch")}
             for row in trainer.state.log_history
@@ -65,10 +66,17 @@ def train(
                 epochs=1,
                 learning_rate=3e-3,
                 critic_samples=32,
+                watch_updates=2,
+                kl_budget=0.0,
+                least_entropy=0.0,
+                least_distinct=0.0,
+                judge_fall=0.0,
                 seed=seed,
             ),
             work=tmp_path_factory.mktemp("work"),
             on_samples=samples.extend,
+            watched=prompts,
+            judge=lambda states, actions: [float(action == "no") for action in actions],
             checkpoint=checkpoint,
         )
         compute, calls = trainer._compute_loss, []
@@ -106,6 +114,9 @@ def assert_same(one: Result, other: Result) -> None:
     assert one.weights.keys() == other.weights.keys()
     for name, value in one.weights.items():
         assert torch.equal(value, other.weights[name]), name
+    assert one.kept.keys() == other.kept.keys()
+    for name, value in one.kept.items():
+        assert torch.equal(value, other.kept[name]), name
     assert one.notes == other.notes
 
 
