@@ -423,7 +423,7 @@ class PPOConfig(StageConfig):
     watch_updates: CountOrZero = 4
     """Updates between two readings of the policy on held-out prompts. The best policy that was read
     is the one that is kept; 0: nothing is read, and the last one is kept."""
-    watched_prompts: Count = 64
+    watched_prompts: Count = 128
     """Held-out prompts that are read, one completion each."""
     best_of: CountOrZero = 4
     """N of the baseline that the result is told beside: the first policy, and the best of N of its

@@ -233,10 +233,15 @@ def test_ppo_reports_a_ratio_of_one_and_a_policy_that_moved(first: Path) -> None
     versions = {metrics["policy_version"], metrics["behaviour_version"]}
 
     assert metrics["behaviour_version"] == manifest(first / "init").metrics["policy_version"]
-    assert len(versions) == 2
+    # The policy that was best on held-out prompts is kept, be it the one before the first update.
+    assert (len(versions) == 2) == (float(metrics["kept_update"] or 0) > 0)
+    assert float(metrics["kl_last"] or 0) > 0
+    assert float(metrics["best_of_q"] or 0) > 0
     assert float(metrics["largest_first_log_ratio"] or 0) <= 1e-4
     assert (first / "policy" / "critic.safetensors").is_file()
     assert (first / "policy" / "training_log.parquet").is_file()
+    readings = json.loads((first / "policy" / "watch.json").read_text())["readings"]
+    assert readings[0]["update"] == 0
 
 
 def test_the_export_was_served_by_plain_transformers_in_a_fresh_process(first: Path) -> None:

@@ -63,7 +63,24 @@ def test_make_round_runs_every_stage_but_rollout_once_and_inputs_first(tmp_path:
         places = {
             "init" if slot.place == BEHAVIOUR else slot.place
             for slot in STAGES[name].reads
-            if slot.name != "actions"  # made for fqe alone: ACTIONS=yes
+            if slot.name not in ("actions", "judge")  # made with ACTIONS=yes, JUDGE=yes
         }
         assert places <= made
         made |= {slot.place for slot in STAGES[name].writes}
+
+
+def test_make_round_with_a_judge_fits_q_on_both_halves_before_ppo(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("{}\n", encoding="utf-8")
+    command = ["make", "--dry-run", "round", f"ROUND={tmp_path}/000", f"LOGS={log}", "JUDGE=yes"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    lines = [
+        line for line in result.stdout.splitlines() if re.search(r"iterppo (fit-q|ppo) ", line)
+    ]
+    halves = {"q": "first-half", "judge": "second-half"}
+    for line in lines[:-1]:
+        place = "judge" if "--out" in line else "q"
+        assert line.endswith(f"fit-q.part={halves.pop(place)}")
+    assert not halves
+    assert "iterppo ppo" in lines[-1]
