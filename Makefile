@@ -10,9 +10,9 @@ PYTHON ?= python3
 # Where torch comes from. Empty: PyPI, but the CPU build on Linux without nvidia-smi (tools/install_torch.py).
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?=
-# The optional parts to install; the tests of --engine ray are skipped without its extra:
+# The optional parts to install; the tests of --engine ray, and of --deepspeed, are skipped without theirs:
 #   make setup EXTRAS=test,lint,deepspeed,ray
-EXTRAS ?= test,lint
+EXTRAS ?= test,lint,deepspeed
 # What pytest is told besides:
 #   make test TESTS='tests/test_packaging.py -k wheel'
 TESTS ?=

@@ -339,7 +339,6 @@ def fit_q(
         Path | None, typer.Option("--actions", help="Actions artifact (method fqe).")
     ] = None,
     nproc: NumProcesses = 1,
-    deepspeed: DeepSpeed = None,
     hostfile: HostFile = None,
     out: Out = None,
     round_folder: Round = None,
@@ -363,7 +362,7 @@ def fit_q(
         settings=settings,
         force=force,
         as_json=as_json,
-        processes=Processes(nproc, deepspeed, hostfile),
+        processes=Processes(nproc, hostfile=hostfile),
     )
 
 

@@ -136,7 +136,7 @@ def _execute(
         if not is_up_to_date(out, expected):
             raise ProcessError(f"{name}: its processes ended well, and {out} is not there.")
         return read_manifest(out), out, True
-    if processes is not None:
+    if processes is not None and processes.deepspeed is not None:
         given["deepspeed"] = processes.deepspeed
     manifest = stage.run(config, **arguments, **given)
     return manifest, out, True

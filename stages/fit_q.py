@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,11 @@ from iterppo.errors import ArtifactError, DataError, UsageError
 from iterppo.logs.censoring import fate_known_until
 
 if TYPE_CHECKING:
-    from iterppo.lm.policy import Policy
     from iterppo.lm.q_fitting import Target
-    from iterppo.lm.q_function import Estimate, QFunction
+    from iterppo.lm.q_function import Estimate
     from iterppo.lm.q_log import Conversation, Turn
-    from iterppo.statistics.q_diagnostics import HeldOut, SampledActions
-
-MOST_RATIOS = 512
-"""Turns on which the policy is compared with those that made the log."""
+    from iterppo.lm.q_sampling import OtherActions
+    from iterppo.statistics.q_diagnostics import HeldOut
 
 
 def run(
@@ -31,19 +29,23 @@ def run(
     policy: Path,
     out: Path,
     actions: Path | None = None,
-    deepspeed: Path | None = None,
 ) -> Manifest | None:
     """Fit Q on the training conversations; score every turn; report on the held-out ones.
 
-    A run that is killed leaves a checkpoint beside `out`, from which the same command goes on.
+    A run that is killed leaves a checkpoint beside `out`, from which the same command goes on. Of
+    several processes that fit together, the first one writes; the others return None.
     """
+    from iterppo.lm.behaviour import behind_the_log
     from iterppo.lm.checkpoint import Checkpoint
     from iterppo.lm.policy import load_policy, model_folder, prepare_libraries
     from iterppo.lm.q_fitting import fit, is_in_part
     from iterppo.lm.q_function import QFunction, QSettings
     from iterppo.lm.q_log import conversations_of
+    from iterppo.lm.q_sampling import other_actions
+    from iterppo.lm.team import join, leave
 
     prepare_libraries()
+    team = join()
     source, paid = open_artifact(trajectories, "trajectories"), open_artifact(returns, "returns")
     behaviour = open_artifact(policy)
     inputs = {
@@ -59,7 +61,10 @@ def run(
             "name --actions."
         )
     gamma = float(paid.manifest.config["gamma"])
-    with ArtifactWriter(out, kind="q", stage="fit-q", config=config, inputs=inputs) as writer:
+    writing: AbstractContextManager[ArtifactWriter | None] = nullcontext()
+    if team.leads:
+        writing = ArtifactWriter(out, kind="q", stage="fit-q", config=config, inputs=inputs)
+    with writing as writer:
         loaded = load_policy(policy)
         q = QFunction.from_policy(
             model_folder(policy),
@@ -76,7 +81,6 @@ def run(
                 fate_known_until=fate_known_until(source.manifest.config),
             )
         )
-        _count(writer, conversations)
         train = [
             c for c in conversations if c.split == "train" and is_in_part(c.conversation_id, config)
         ]
@@ -108,12 +112,16 @@ def run(
         except ValueError as error:
             raise DataError(f"{trajectories}: {error}.") from None
         q.finish()
+        leave()
+        if writer is None:
+            return None
+        _count(writer, conversations)
         segments = [segment for c in conversations for segment in c.segments]
         estimates = iter(q.estimates(segments))
         scored = [[next(estimates) for _ in c.segments] for c in conversations]
         writer.write(_rows(conversations, scored))
         metrics = _diagnose(
-            conversations, scored, _sampled(q, loaded, conversations, config), config
+            conversations, scored, other_actions(q, loaded, conversations, config), config
         )
         metrics["fit"] = {
             "method": config.method,
@@ -122,7 +130,7 @@ def run(
             "best_epoch": fitted.best_epoch,
             "sweeps": fitted.sweeps,
         }
-        metrics["behaviour"] = _behaviour(conversations, loaded, config)
+        metrics["behaviour"] = behind_the_log(conversations, loaded, config)
         writer.write_json("metrics.json", metrics)
         writer.metrics.update(_summary(metrics))
         q.save(writer.folder / "model")
@@ -179,66 +187,21 @@ def _rows(
                 }
 
 
-def _sampled(
-    q: QFunction, policy: Policy, conversations: Sequence[Conversation], config: FitQConfig
-) -> SampledActions | None:
-    """What Q makes of other actions of the policy, in some held-out states."""
-    import numpy as np
-
-    from iterppo.lm.branches import branch_values
-    from iterppo.lm.generation import sample, seed_sampling
-    from iterppo.lm.policy import use_accelerator
-    from iterppo.lm.rendering import decisions
-    from iterppo.logs.splits import unit_hash
-    from iterppo.statistics.q_diagnostics import SampledActions
-
-    places = [
-        (unit_hash(f"{c.conversation_id}/{index}", seed=config.seed), segment, end, c)
-        for c in conversations
-        if c.split == "heldout"
-        for segment in c.segments
-        for end, (index, _) in enumerate(segment.ends)
-    ]
-    places = sorted(places, key=lambda place: place[0])[: config.sampled_states]
-    if not places:
-        return None
-    use_accelerator(policy)
-    states, kept = [], []
-    for _, segment, end, c in places:
-        seen = list(decisions(c.rows, system_prompt=policy.settings.system_prompt))
-        state = seen[segment.ends[end][0]].state
-        fitted = policy.renderer.fit(state, max_tokens=policy.settings.max_prompt_tokens)
-        if fitted is not None:
-            states += [fitted[0]] * config.sampled_actions
-            kept.append((segment, end, c))
-    seed_sampling(config.seed, call=0)
-    texts = iter([drawn.text or "" for drawn in sample(policy, states)])
-    requests = [
-        (segment, [(end, next(texts)) for _ in range(config.sampled_actions)])
-        for segment, end, _ in kept
-    ]
-    values, lengths, owners = [], [], []
-    for (_, _, c), (_, asked), found in zip(
-        kept, requests, branch_values(q, requests), strict=True
-    ):
-        if not any(math.isnan(value) for value in found):
-            values.append(found)
-            lengths.append([float(len(q.renderer.text_ids(text))) for _, text in asked])
-            owners.append(c.conversation_id)
-    if not values:
-        return None
-    return SampledActions(np.array(values), np.array(lengths), owners)
-
-
 def _diagnose(
     conversations: Sequence[Conversation],
     scored: Sequence[Sequence[Sequence[Estimate]]],
-    sampled: SampledActions | None,
+    others: OtherActions | None,
     config: FitQConfig,
 ) -> dict[str, Any]:
     """Diagnostics of both splits, against baselines of the training conversations."""
-    from iterppo.statistics.q_diagnostics import diagnose
+    import numpy as np
 
+    from iterppo.statistics.q_diagnostics import SampledActions, diagnose
+
+    sampled = None
+    if others is not None:
+        values, lengths, owners = others
+        sampled = SampledActions(np.array(values), np.array(lengths), owners)
     flat = [
         (c, turn, estimate)
         for c, found in zip(conversations, scored, strict=True)
@@ -287,57 +250,6 @@ def _held_out(flat: Sequence[tuple[Conversation, Turn, Estimate]]) -> HeldOut:
             name: [row[name] for row in rows] for name in ("adoption", "policy_version", "persona")
         },
     )
-
-
-def _behaviour(
-    conversations: Sequence[Conversation], policy: Policy, config: FitQConfig
-) -> dict[str, Any]:
-    """How far the policy that is to be improved is from those that made the log.
-
-    Monte Carlo returns are those of the policies that made it. `share_other_policies` is the share
-    of the training turns that another policy made, or nobody knows which; `effective_share` is what
-    is left of such turns, of which probabilities were logged, once each is weighted by
-    π(a|s) / b(a|s): (Σ ρ)² / (n Σ ρ²).
-    """
-    import numpy as np
-
-    from iterppo.lm.likelihood import action_logprobs
-    from iterppo.lm.rendering import decisions
-
-    train = [c for c in conversations if c.split == "train"]
-    rows = [turn.row for c in train for turns in c.turns for turn in turns]
-    other = [row for row in rows if row["policy_version"] != policy.settings.version]
-    found: dict[str, Any] = {
-        "policy_version": policy.settings.version,
-        "share_other_policies": len(other) / len(rows) if rows else 0.0,
-    }
-    pairs: list[tuple[Any, str]] = []
-    logged = []
-    for c in train:
-        for row, decision in zip(
-            c.rows, decisions(c.rows, system_prompt=policy.settings.system_prompt), strict=True
-        ):
-            if len(pairs) == MOST_RATIOS:
-                break
-            if (
-                row["suggestion_logprob"] is not None
-                and row["policy_version"] != policy.settings.version
-                and decision.action is not None
-            ):
-                pairs.append((decision.state, decision.action))
-                logged.append(row["suggestion_logprob"])
-    if pairs:
-        new = np.asarray(action_logprobs(policy, pairs))
-        ratio = np.exp(np.clip(new - np.asarray(logged), -30, 30))
-        ratio = ratio[np.isfinite(ratio)]
-        if len(ratio):
-            found["effective_share"] = float(ratio.sum() ** 2 / (len(ratio) * (ratio**2).sum()))
-    if config.method != "fqe" and found["share_other_policies"] > 0:
-        found["advice"] = (
-            "part of the log was made by other policies than the one to improve: these returns are "
-            "theirs. `iterppo actions` and --set fit-q.method=fqe evaluate the policy itself."
-        )
-    return found
 
 
 def _summary(metrics: Mapping[str, Any]) -> dict[str, float | bool | str]:

@@ -24,6 +24,7 @@ from iterppo.config import FitQConfig
 from iterppo.lm.checkpoint import Checkpoint, Saved
 from iterppo.lm.q_function import QFunction
 from iterppo.lm.rendering import Segment
+from iterppo.lm.team import as_the_first_has_it, team
 from iterppo.lm.training import minimise, token_batches
 from iterppo.logs.splits import unit_hash
 from iterppo.rl.q_targets import poisson_counts
@@ -85,6 +86,7 @@ def fit(
         ValueError: If no target has a known return, or a return is outside [0, 1] under the bce
         loss.
     """
+    as_the_first_has_it(q.parameters())  # adapters start at random
     saved = checkpoint.load() if checkpoint else None
     done = 0 if saved is None else int(saved.notes["sweep"])
     made = Fit([], [], 0) if done else _regress(q, targets, config, 0, checkpoint)
@@ -148,10 +150,18 @@ def _regress(
     mean_weight = sum(weights) / len(weights)
     draws = [_draws(target.conversation_id, q.settings.members, config.seed) for target in train]
 
+    here = team()
+
     def loss_of(batch: list[int]) -> torch.Tensor:
-        chosen = [train[index] for index in batch]
-        total, number = _training_loss(q, chosen, [draws[index] for index in batch], config)
-        return total / (number * mean_weight)
+        # Every so many-th conversation of a batch is this process's; the mean over the processes
+        # of these parts is the batch's loss. Who has none still takes part, with a loss of zero.
+        own = batch[here.rank :: here.size]
+        share = own or batch[:1]
+        number = sum(weight > 0 for index in batch for weight in train[index].weights)
+        total = _training_loss(
+            q, [train[index] for index in share], [draws[index] for index in share], config
+        )
+        return total * (here.size if own else 0) / (number * mean_weight)
 
     torch.manual_seed(config.seed + sweep)
     q.model.train()
@@ -294,9 +304,9 @@ def _turn_losses(
 
 def _training_loss(
     q: QFunction, targets: Sequence[Target], draws: Sequence[list[int]], config: FitQConfig
-) -> tuple[torch.Tensor, int]:
-    """Sum of the weighted losses of all turns, the members' mean on their own resamples and V̂'s;
-    and the number of turns that have a weight."""
+) -> torch.Tensor:
+    """Sum of the weighted losses of all turns: the members' mean on their own resamples, and
+    V̂'s."""
     q_NM, v_N = q.outputs([target.segment for target in targets])
     loss_NM, weight_N = _turn_losses(q_NM, targets, config)
     drawn_NM = torch.tensor(
@@ -304,7 +314,7 @@ def _training_loss(
     )
     state_loss_N, _ = _turn_losses(v_N, targets, config)
     loss_N = (loss_NM * drawn_NM).mean(dim=1) + STATE_WEIGHT * state_loss_N
-    return (loss_N * weight_N).sum(), int((weight_N > 0).sum())
+    return (loss_N * weight_N).sum()
 
 
 @torch.no_grad()

@@ -95,11 +95,11 @@ def restore_optimiser(
     names = sorted(
         {name.split(".", 2)[2] for name in tensors if name.startswith("optimiser.0.")} - {"step"}
     )
-    plain = _plain(optimiser)
-    for group in plain.param_groups:
-        for partition in group["params"]:
-            plain.state[partition] = {name: torch.zeros_like(partition) for name in names}
-            plain.state[partition]["step"] = tensors["optimiser.0.step"].clone()
+    zero, plain = optimiser.optimizer, _plain(optimiser)
+    partitions = getattr(zero, "fp32_partitioned_groups_flat", None)  # ZeRO 3
+    for partition in partitions or zero.single_partition_of_fp32_groups:
+        plain.state[partition] = {name: torch.zeros_like(partition) for name in names}
+        plain.state[partition]["step"] = tensors["optimiser.0.step"].clone()
     _link(optimiser)
     rank, size = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
     for number, parameter in enumerate(parameters):

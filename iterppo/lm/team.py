@@ -7,7 +7,7 @@ and DeepSpeed do. One process alone is a team of one.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def team() -> Team:
     return Team(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def join(deepspeed: Path | None) -> Team:
+def join(deepspeed: Path | None = None) -> Team:
     """Become one of the processes; to be called before a model is built.
 
     Each takes a GPU of its own. Where there is none, DeepSpeed must be told so before anything of
@@ -50,6 +50,8 @@ def join(deepspeed: Path | None) -> Team:
 
         library.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         library.init_distributed("nccl" if on_gpu else "gloo")
+    elif team().size > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
     return team()
 
 
@@ -57,6 +59,24 @@ def leave() -> None:
     """After the last word between the processes: none waits for another any more."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@torch.no_grad()
+def as_the_first_has_it(tensors: Iterable[torch.Tensor]) -> None:
+    """Take over, in place, what the process of rank 0 has."""
+    if team().size > 1:
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.data, src=0)
+
+
+@torch.no_grad()
+def average(tensors: Iterable[torch.Tensor]) -> None:
+    """Take, in place, the mean over all processes."""
+    size = team().size
+    if size > 1:
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+            tensor.div_(size)
 
 
 def everyones(values: Sequence[Any]) -> list[Any]:

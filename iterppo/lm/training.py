@@ -17,6 +17,7 @@ from iterppo.lm.checkpoint import (
     restore_training_state,
     training_state,
 )
+from iterppo.lm.team import average, team
 from iterppo.progress import progress
 
 Item = TypeVar("Item")
@@ -74,9 +75,11 @@ def minimise(
 ) -> list[float]:
     """Minimise a loss over batches of sequences; returns the loss of every step.
 
+    Where several processes train together, the loss of a batch is the mean of theirs.
+
     Args:
         parameters: What is trained.
-        loss_of: From the indices of a batch to its loss.
+        loss_of: From the indices of a batch to its loss, or to this process's part of it.
         lengths: Tokens of each sequence.
         epochs: Passes; may be a fraction.
         max_steps: Upper limit of the steps.
@@ -125,16 +128,18 @@ def minimise(
         for group, highest in zip(optimiser.param_groups, peak, strict=True):
             group["lr"] = highest * rate(step)
         loss = loss_of(next(batches))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"{what}: the loss is {loss.item()} at step {step}")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        loss = loss.detach()
+        average([loss, *(p.grad for p in parameters if p.grad is not None)])
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"{what}: the loss is {loss.item()} at step {step}")
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        losses.append(float(loss.detach()))
+        losses.append(float(loss))
         if after_epoch is not None and ((step + 1) % per_epoch == 0 or step + 1 == num_steps):
             after_epoch((step + 1) // per_epoch)
-        if checkpoint is not None and (step + 1) % checkpoint.every == 0:
+        if checkpoint is not None and (step + 1) % checkpoint.every == 0 and team().leads:
             beside = Saved({}, {}) if companion is None else companion.saved()
             tensors = training_state(parameters, optimiser) | beside.tensors
             checkpoint.save(Saved(tensors, {**beside.notes, "what": what, "losses": losses}))

@@ -1,0 +1,63 @@
+"""The policies that made a log, beside the one that is to be improved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from iterppo.config import FitQConfig
+from iterppo.lm.likelihood import action_logprobs
+from iterppo.lm.policy import Policy
+from iterppo.lm.q_log import Conversation
+from iterppo.lm.rendering import decisions
+
+MOST_RATIOS = 512
+"""Turns on which the policy is compared with those that made the log."""
+
+
+def behind_the_log(
+    conversations: Sequence[Conversation], policy: Policy, config: FitQConfig
+) -> dict[str, Any]:
+    """How far the policy that is to be improved is from those that made the log.
+
+    Monte Carlo returns are those of the policies that made it. `share_other_policies` is the share
+    of the training turns that another policy made, or nobody knows which; `effective_share` is what
+    is left of such turns, of which probabilities were logged, once each is weighted by
+    π(a|s) / b(a|s): (Σ ρ)² / (n Σ ρ²).
+    """
+    train = [c for c in conversations if c.split == "train"]
+    rows = [turn.row for c in train for turns in c.turns for turn in turns]
+    other = [row for row in rows if row["policy_version"] != policy.settings.version]
+    found: dict[str, Any] = {
+        "policy_version": policy.settings.version,
+        "share_other_policies": len(other) / len(rows) if rows else 0.0,
+    }
+    pairs: list[tuple[Any, str]] = []
+    logged = []
+    for c in train:
+        for row, decision in zip(
+            c.rows, decisions(c.rows, system_prompt=policy.settings.system_prompt), strict=True
+        ):
+            if len(pairs) == MOST_RATIOS:
+                break
+            if (
+                row["suggestion_logprob"] is not None
+                and row["policy_version"] != policy.settings.version
+                and decision.action is not None
+            ):
+                pairs.append((decision.state, decision.action))
+                logged.append(row["suggestion_logprob"])
+    if pairs:
+        new = np.asarray(action_logprobs(policy, pairs))
+        ratio = np.exp(np.clip(new - np.asarray(logged), -30, 30))
+        ratio = ratio[np.isfinite(ratio)]
+        if len(ratio):
+            found["effective_share"] = float(ratio.sum() ** 2 / (len(ratio) * (ratio**2).sum()))
+    if config.method != "fqe" and found["share_other_policies"] > 0:
+        found["advice"] = (
+            "part of the log was made by other policies than the one to improve: these returns are "
+            "theirs. `iterppo actions` and --set fit-q.method=fqe evaluate the policy itself."
+        )
+    return found
