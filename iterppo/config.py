@@ -387,6 +387,13 @@ class PPOConfig(StageConfig):
     """Sequences in one forward and backward."""
     epochs: Count = 2
     """Passes over an update's completions."""
+    generation: Literal["loop", "generate"] = "loop"
+    """How completions are sampled: by a loop of our own, or by `generate` of transformers."""
+    vllm: bool = False
+    """Sample with vLLM, in this process; needs `trl[vllm]` and a GPU."""
+    report_to: str = ""
+    """Trackers that the curves go to besides, by their names in transformers, with commas between
+    them: `tensorboard`, `wandb`, `mlflow` …; empty: none."""
     learning_rate: Positive = 5e-4
     """Learning rate of AdamW, with linear decay to zero."""
     clip: Positive = 0.2

@@ -17,6 +17,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """For people.
+
+    >>> duration(42.4), duration(754), duration(9000)
+    ('42 s', '12 min 34 s', '2 h 30 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def progress(
     items: Iterable[Item], what: str, *, total: int | None = None, unit: str = ""
 ) -> Iterator[Item]:

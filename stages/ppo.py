@@ -43,6 +43,7 @@ def run(
     from iterppo.lm.ppo_checkpoint import PPOCheckpoint
     from iterppo.lm.q_function import QFunction
     from iterppo.lm.team import join, leave
+    from iterppo.lm.training_plan import training_plan
 
     policies.prepare_libraries()
     team = join(deepspeed)
@@ -68,6 +69,9 @@ def run(
             "Fit it with fit-q.members of 2 or more."
         )
     reward.kappa = config.kappa
+    if team.leads:
+        for line in training_plan(config, loaded, q_model=reward.model):
+            say(line)
     reward.use_accelerator()
     second_opinion = None if second is None else QFunction.load(second.path / "model")
     if second_opinion is not None:
@@ -145,11 +149,12 @@ def _write(
         behaviour_version=improved.settings.version,
         q_first=curves["q"][0],
         q_last=curves["q"][-1],
-        kl_last=curves["kl_per_completion"][-1],
         entropy_first=curves["entropy"][0],
         entropy_last=curves["entropy"][-1],
         largest_first_log_ratio=trainer.largest_first_log_ratio,
     )
+    if "kl_per_completion" in curves:
+        writer.metrics["kl_last"] = curves["kl_per_completion"][-1]
     if trainer.watching is not None:
         writer.write_json("watch.json", trainer.watching.saved_notes())
         writer.metrics.update(trainer.watching.summary())

@@ -18,28 +18,27 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import LogitsProcessorList, PrinterCallback
+from transformers import PrinterCallback
 from transformers.integrations.deepspeed import (
     set_hf_deepspeed_config,
     unset_hf_deepspeed_config,
 )
-from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 
 from iterppo.config import PPOConfig
+from iterppo.lm.completion_trainer import CompletionTrainer
 from iterppo.lm.critic import HEAD, Critic
 from iterppo.lm.generation import seed_sampling
+from iterppo.lm.minibatches import by_prompt
 from iterppo.lm.policy import Policy
 from iterppo.lm.ppo_checkpoint import PPOCheckpoint, Resume
 from iterppo.lm.prompts_of_updates import prompts_of_update
-from iterppo.lm.row_sampling import ChooseByUniforms, uniforms_of_update
+from iterppo.lm.row_sampling import uniforms_of_update
 from iterppo.lm.sharding import restore_parameters, whole_weights
 from iterppo.lm.team import everyones, team
 from iterppo.lm.trl_arguments import Report, trainer_arguments
@@ -61,7 +60,7 @@ may shrink as the policy learns, but not at a stroke: an update that happens to 
 one worth has nothing to teach, and shall not be the loudest."""
 
 
-class PPOTrainer(GRPOTrainer):
+class PPOTrainer(CompletionTrainer):
     """PPO (Schulman et al., 2017) on single-turn prompts.
 
     Args:
@@ -111,7 +110,7 @@ class PPOTrainer(GRPOTrainer):
         self.advantage_scale = 0.0
         """Of the last update, in units of Q. The next one depends on it: part of a checkpoint."""
         self._scores_B = torch.empty(0)
-        self._passes: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+        self._passes = []
         num_prompts = config.completions_per_update // config.completions_per_prompt
         rows = [{"prompt_id": row["prompt_id"], "prompt": row["prompt"]} for row in prompts]
         self._problems = rows
@@ -170,11 +169,6 @@ class PPOTrainer(GRPOTrainer):
 
     # --- sampling
 
-    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        """Text of a log becomes tokens by the renderer alone, which lets nobody forge a control
-        token."""
-        return [self.renderer.prompt_ids(prompt) for prompt in prompts], None, {}
-
     def _score(self, prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
         return self.reward(
             prompts, [completion[0]["content"].strip() for completion in completions]
@@ -189,40 +183,6 @@ class PPOTrainer(GRPOTrainer):
         self._scores_B = scores[:, 0]
         self._texts = everyones([completion[0]["content"].strip() for completion in completions])
         return scores
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Any,
-        attention_mask: Any,
-        logits_to_keep: int,
-        batch_size: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """TRL's, microbatch by microbatch without the columns that are padding in all its rows, and
-        with values."""
-        # TRL's fused head scores every position of the prompts as well where there is no Triton.
-        score: Callable[..., Any] = super()._get_per_token_logps_and_entropies
-        if input_ids.device.type == "cpu":
-            score = partial(completion_logprobs, temperature=self.temperature)
-        size = batch_size or len(input_ids)
-        logprobs, extras, values = [], [], []
-        for start in range(0, len(input_ids), size):
-            ids_bS, seen_bS = input_ids[start : start + size], attention_mask[start : start + size]
-            first = int(seen_bS.any(dim=0).int().argmax())  # the prompt is padded on the left
-            with self.critic.collecting() as collected:
-                logprob_bT, *extra = score(
-                    model, ids_bS[:, first:], seen_bS[:, first:], logits_to_keep, **kwargs
-                )
-            logprobs.append(logprob_bT)
-            extras.append(extra)
-            values += [value_bS[:, -(logits_to_keep + 1) :] for value_bS in collected]
-        joined = [
-            None if parts[0] is None else torch.cat(parts) for parts in zip(*extras, strict=True)
-        ]
-        if values and model is not self.ref_model:
-            self._passes.append((torch.cat(logprobs), torch.cat(values), joined[0]))
-        return torch.cat(logprobs), *joined
 
     def _problems_of(self, update: int) -> list[dict[str, Any]]:
         """The prompts of an update, each as often as it is completed. Neighbours are of one length
@@ -245,47 +205,15 @@ class PPOTrainer(GRPOTrainer):
         prompts = range(process, self._prompts_per_update, self.accelerator.num_processes)
         return [p * self.num_generations + k for p in prompts for k in range(self.num_generations)]
 
-    def _generate_single_turn(
-        self,
-        prompt_ids: list[list[int]],
-        images: Any,
-        multimodal_fields: Any,
-        num_generations: int,
-        has_tool_images: bool = False,
-    ) -> tuple[list[list[int]], None]:
-        """TRL's, with a number of its own for every token of the update to sample it by: what is
-        sampled does not depend on the number of processes."""
-        tokenizer, T = self.renderer.tokenizer, self.max_completion_length
-        S = max(len(ids) for ids in prompt_ids)
-        ids_BS = torch.tensor([[tokenizer.pad_token_id] * (S - len(p)) + p for p in prompt_ids])
-        seen_BS = torch.tensor([[0] * (S - len(p)) + [1] * len(p) for p in prompt_ids])
-        uniform_BT = uniforms_of_update(
+    def _uniforms(self) -> torch.Tensor:
+        """A number of its own for every token of the update to sample it by: what is sampled does
+        not depend on the number of processes."""
+        return uniforms_of_update(
             self._prompts_per_update * self.num_generations,
-            T,
+            self.max_completion_length,
             update=self._update,
             seed=self.config.seed,
         )[self._own_rows(self.accelerator.process_index)]
-        greedy = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None}
-        choose = ChooseByUniforms(uniform_BT, temperature=self.temperature, prompt_tokens=S)
-        device = self.accelerator.device
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                generation_kwargs={**self.generation_kwargs, **greedy},
-            ) as model,
-            torch.no_grad(),
-        ):
-            written_BU = model.generate(
-                input_ids=ids_BS.to(device),
-                attention_mask=seen_BS.to(device),
-                logits_processor=LogitsProcessorList([choose]),
-            )[:, S:]
-        ended_BU = torch.isin(written_BU, torch.tensor(self.eos_token_ids, device=device))
-        # Up to the first end of a turn, which counts.
-        kept_BU = (ended_BU.cumsum(1) - ended_BU.int()) == 0
-        return [row[kept].tolist() for row, kept in zip(written_BU, kept_BU, strict=True)], None
 
     def _gather(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The rows of all processes in every process, in the order in which one alone has them."""
@@ -310,25 +238,10 @@ class PPOTrainer(GRPOTrainer):
         # TRL's own choice of prompts is a place in a stream, which a killed training would have to
         # find again.
         rows = self._problems_of(self._update)
-        self._passes = []
         batch: dict[str, Any] = super()._generate_and_score_completions(
             [rows[row] for row in self._own_rows(self.accelerator.process_index)]
         )
-        mask_BT = batch["completion_mask"]
-        T = mask_BT.shape[1]
-        if (
-            "old_per_token_logps" not in batch
-        ):  # TRL skips them where one step follows each generation
-            ids_BS = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-            seen_BS = torch.cat([batch["prompt_mask"], mask_BT], dim=1)
-            self._passes = []
-            with torch.no_grad():
-                self._get_per_token_logps_and_entropies(
-                    self.model, ids_BS, seen_BS, T, self.args.per_device_train_batch_size
-                )
-        # The first pass is the policy's; with adapters a second one, adapters off, is the
-        # reference's.
-        batch["old_per_token_logps"], batch["old_values"], _ = self._passes[0]
+        batch["old_per_token_logps"], batch["old_values"], _ = self._old_pass(batch)
         batch = self._gather(batch)
         mask_BT = batch["completion_mask"]
         old_logprob_BT, value_BT1 = batch["old_per_token_logps"], batch["old_values"]
@@ -377,20 +290,18 @@ class PPOTrainer(GRPOTrainer):
         return advantage_BT
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """TRL's, with the rows of each minibatch ordered by length, so that its microbatches carry
-        little padding, and dealt to the processes."""
+        """TRL's, with the completions of one prompt in one microbatch, which reads it once for all
+        of them, rows of one length as neighbours, so that there is little padding, and dealt to the
+        processes."""
         fresh = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
-        size, processes = self.args.gradient_accumulation_steps, self.accelerator.num_processes
-        if self._buffered_inputs is not fresh and size * processes > 1:
-            parts, first = self._buffered_inputs, self.accelerator.process_index
-            self._buffered_inputs = [
-                part
-                for start in range(0, len(parts), size)
-                for part in _by_length(parts[start : start + size], size * processes)[
-                    first::processes
-                ]
-            ]
+        if self._buffered_inputs is not fresh:
+            self._buffered_inputs = by_prompt(
+                self._buffered_inputs,
+                per_minibatch=self.args.gradient_accumulation_steps,
+                process=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+            )
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return inputs
 
@@ -515,7 +426,8 @@ class PPOTrainer(GRPOTrainer):
         metrics = self._metrics["train"]
         # What was paid: a text that was cut off was scored as if it were finished.
         metrics["q"].append((self._scores_B * terminated_B).mean().item())
-        metrics["kl_per_completion"].append(kl_BT.sum(1).mean().item())
+        if "ref_per_token_logps" in batch:  # without a reference the distance is not known, not 0
+            metrics["kl_per_completion"].append(kl_BT.sum(1).mean().item())
         metrics["truncated"].append(1 - terminated_B.float().mean().item())
         metrics["advantage_nonzero"].append(advantage_BT[mask_BT].ne(0).float().mean().item())
         metrics["abstained"].append(sum(not text for text in self._texts) / len(self._texts))
@@ -549,27 +461,6 @@ class PPOTrainer(GRPOTrainer):
             )
 
 
-def completion_logprobs(
-    model: Any,
-    ids_BS: torch.Tensor,
-    seen_BS: torch.Tensor,
-    num_tokens: int,
-    *,
-    temperature: float,
-    compute_entropy: bool = False,
-    **_: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-    """log π of the last `num_tokens` tokens at the sampling temperature, and the entropy at each,
-    both (B, num_tokens), in nats."""
-    logits_BTV = model(
-        input_ids=ids_BS, attention_mask=seen_BS, logits_to_keep=num_tokens + 1, use_cache=False
-    ).logits[:, :-1]
-    logprob_BTV = (logits_BTV.float() / temperature).log_softmax(-1)
-    chosen_BT = logprob_BTV.gather(-1, ids_BS[:, -num_tokens:].unsqueeze(-1)).squeeze(-1)
-    entropy_BT = -(logprob_BTV.exp() * logprob_BTV).sum(-1) if compute_entropy else None
-    return chosen_BT, entropy_BT, None
-
-
 def _without_dropout(model: torch.nn.Module) -> None:
     """Set every dropout rate to 0: TRL finds dropout layers, not the rates that attention keeps."""
     for module in model.modules():
@@ -593,18 +484,6 @@ def _with_positions_from_the_mask(model: torch.nn.Module) -> None:
         return args, kwargs
 
     model.register_forward_pre_hook(number, with_kwargs=True)
-
-
-def _by_length(parts: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """One minibatch in so many microbatches, dealt anew so that each holds prompts of similar
-    length."""
-    rows = {
-        name: torch.cat([part[name] for part in parts])
-        for name, value in parts[0].items()
-        if isinstance(value, torch.Tensor) and value.ndim > 0
-    }
-    order = rows["prompt_mask"].sum(dim=1).argsort(stable=True)
-    return [{**parts[0], **{n: v[piece] for n, v in rows.items()}} for piece in order.chunk(number)]
 
 
 def _adapters(config: PPOConfig) -> LoraConfig | None:

@@ -57,8 +57,9 @@ class ReadPositions:
 def last_layer_at(backbone: Any, positions: Sequence[Sequence[int]]) -> Iterator[None]:
     """Within it, the backbone's last hidden state is right at these positions.
 
-    Causal passes without a mask are meant. Where an architecture is built in another way than
-    usual, or its activations are computed again (gradient checkpointing), everything is computed.
+    Causal passes are meant, without a mask or with one of what each position sees. Where an
+    architecture is built in another way than usual, or its activations are computed again (gradient
+    checkpointing), everything is computed.
     """
     layer = _last_layer(backbone)
     if layer is None:
@@ -117,12 +118,13 @@ def _attend(
     """The attention of `transformers`, for the queries that are read."""
     reads: ReadPositions = getattr(module, _ATTRIBUTE)
     num_tokens = query.shape[2]
-    if attention_mask is not None:  # a sliding window, which is shorter than the sequences
-        whole_BTHD, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **given)
-        return whole_BTHD, None
     place_B1K1 = reads.position_BK[:, None, :, None]
     query_BHKD = query.gather(2, place_B1K1.expand(-1, query.shape[1], -1, query.shape[3]))
-    seen_B1KT = torch.arange(num_tokens, device=query.device) <= place_B1K1
+    if attention_mask is None:
+        seen_B1KT = torch.arange(num_tokens, device=query.device) <= place_B1K1
+    else:  # a sliding window, or rows that hold several completions
+        seen_B1TT = attention_mask.expand(len(query), -1, -1, -1)
+        seen_B1KT = seen_B1TT.gather(2, place_B1K1.expand(-1, -1, -1, num_tokens))
     found_BKHD, _ = sdpa_attention_forward(module, query_BHKD, key, value, seen_B1KT, **given)
     return reads.scatter(found_BKHD[reads.row_N, reads.slot_N], num_tokens), None
 

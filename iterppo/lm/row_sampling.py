@@ -18,6 +18,16 @@ def uniforms_of_update(num_rows: int, num_tokens: int, *, update: int, seed: int
     return torch.rand(num_rows, num_tokens, generator=generator, dtype=torch.float64)
 
 
+def choose(logprob_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
+    """The token (B, 1) in whose share of [0, 1) the number lies; never one of probability 0."""
+    cumulative_BV = logprob_BV.exp().double().cumsum(dim=-1)
+    total_B1 = cumulative_BV[:, -1:]
+    # Rounding may put the product at the very end, which lies in nobody's share.
+    below_B1 = torch.nextafter(total_B1, torch.zeros_like(total_B1))
+    place_B1 = torch.minimum(uniform_B1.double() * total_B1, below_B1)
+    return torch.searchsorted(cumulative_BV, place_B1, right=True)
+
+
 class ChooseByUniforms(LogitsProcessor):
     """Makes a greedy `generate` sample: leaves of each row's tokens the one in whose share of
     [0, 1) its uniform number lies.
@@ -36,10 +46,6 @@ class ChooseByUniforms(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores (B, V) in which all but the chosen token are impossible."""
         t = input_ids.shape[1] - self._prompt_tokens
-        probability_BV = (scores.float() / self._temperature).softmax(dim=-1).double()
-        cumulative_BV = probability_BV.cumsum(dim=-1)
-        place_B1 = self._uniform_BT[:, t : t + 1].to(scores.device) * cumulative_BV[:, -1:]
-        token_B1 = torch.searchsorted(cumulative_BV, place_B1, right=True)
-        # Rounding may put the number at the very end, behind the last token that is possible.
-        last_B1 = (probability_BV > 0).long().cumsum(dim=-1).argmax(dim=-1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter(1, torch.minimum(token_B1, last_B1), 0.0)
+        logprob_BV = (scores.float() / self._temperature).log_softmax(dim=-1)
+        token_B1 = choose(logprob_BV, self._uniform_BT[:, t : t + 1].to(scores.device))
+        return torch.full_like(scores, -torch.inf).scatter(1, token_B1, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from trl import GRPOConfig
 
 from iterppo.config import PPOConfig
 from iterppo.lm.policy import Policy
-from iterppo.progress import LINE_EVERY_S, say
+from iterppo.progress import LINE_EVERY_S, duration, say
 
 
 def trainer_arguments(
@@ -34,7 +35,7 @@ def trainer_arguments(
 
     Raises:
         ValueError: If the completions of an update do not divide into minibatches, microbatches and
-        prompts, or those into processes.
+        prompts, or those into processes; or if vLLM is wanted and cannot be had.
     """
     minibatch, rest = divmod(config.completions_per_update, config.minibatches)
     share, rest_of_processes = divmod(minibatch, processes)
@@ -61,6 +62,8 @@ def trainer_arguments(
             f"the prompts of an update, {config.completions_per_update} / "
             f"{config.completions_per_prompt}, do not divide into {processes} processes"
         )
+    if config.vllm:
+        _check_vllm()
     accumulation = share // microbatch
     return GRPOConfig(
         output_dir=str(work),
@@ -89,12 +92,24 @@ def trainer_arguments(
         dataloader_pin_memory=False,
         logging_steps=config.epochs * config.minibatches,
         save_strategy="no",
-        report_to=[],
+        report_to=[name.strip() for name in config.report_to.split(",") if name.strip()],
+        use_vllm=config.vllm,
+        vllm_mode="colocate",
         disable_tqdm=True,
         seed=config.seed,
         ddp_find_unused_parameters=False,
         deepspeed=None if deepspeed is None else str(deepspeed),
     )
+
+
+def _check_vllm() -> None:
+    if find_spec("vllm") is None:
+        raise ValueError(
+            "vllm = true needs vLLM, which is not installed. Run: pip install 'trl[vllm]', or set "
+            "ppo.vllm = false"
+        )
+    if not torch.cuda.is_available():
+        raise ValueError("vllm = true needs a GPU, and there is none. Set ppo.vllm = false")
 
 
 class Report(TrainerCallback):
@@ -103,13 +118,18 @@ class Report(TrainerCallback):
     def __init__(self, config: PPOConfig) -> None:
         self._per_update = config.epochs * config.minibatches
         self._updates = config.updates
-        self._said = 0.0
+        self._said = self._begun_s = 0.0
+        self._begun_at = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._begun_s, self._begun_at = time.monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "q" in logs and time.monotonic() - self._said > LINE_EVERY_S:
             self._said = time.monotonic()
-            say(
-                f"ppo: update {state.global_step // self._per_update} of {self._updates}, Q "
-                f"{logs['q']:.3f}, "
-                f"KL {logs['kl_per_completion']:.2f} nat, entropy {logs['entropy']:.2f}"
-            )
+            done = state.global_step // self._per_update
+            first = self._begun_at // self._per_update
+            left_s = (self._updates - done) * (self._said - self._begun_s) / max(1, done - first)
+            known = {"Q": "q", "KL": "kl_per_completion", "entropy": "entropy"}
+            told = ", ".join(f"{n} {logs[key]:.3f}" for n, key in known.items() if key in logs)
+            say(f"ppo: update {done} of {self._updates}, {told}; {duration(left_s)} left")

@@ -10,11 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from iterppo.lm import generation
-from iterppo.lm.generation import draw_tokens, sample
+from iterppo.lm.generation import Drawn, draw_tokens, left_pad, sample
 from iterppo.lm.policy import Policy, load_policy
 from iterppo.lm.rendering import Message, Renderer
+from iterppo.lm.row_sampling import choose
 from iterppo.stages.rollout import _Model
 
+CPU = torch.device("cpu")
 MakePolicy = Callable[..., Path]
 MakeState = Callable[..., list[Message]]
 MakeRow = Callable[..., dict[str, Any]]
@@ -38,10 +40,10 @@ def drawn(policy: Policy, states: list[list[Message]], **arguments: Any) -> tupl
     tokens: dict[tuple[int, ...], list[list[int]]] = {}
 
     def noted(model: Any, ids: torch.Tensor, mask: torch.Tensor, **settings: Any) -> Any:
-        written, logprobs = draw_tokens(model, ids, mask, **settings)
-        for row, real, new in zip(ids, mask.bool(), written, strict=True):
+        found = draw_tokens(model, ids, mask, **settings)
+        for row, real, new in zip(ids, mask.bool(), found.tokens, strict=True):
             tokens.setdefault(tuple(row[real].tolist()), []).append(new)
-        return written, logprobs
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "draw_tokens", noted)
@@ -140,7 +142,8 @@ def test_blanks_alone_are_an_abstention(
     policy = load_policy(make_policy(steps=0))
     blank = policy.renderer.tokenizer(" ", add_special_tokens=False)["input_ids"]
     written = [*blank, *blank, policy.renderer.eos_id]
-    monkeypatch.setattr(generation, "draw_tokens", lambda *_, **__: ([written], [-3.0]))
+    drawn = Drawn([written], torch.tensor([[-1.0, -0.5, -1.5]]), None)
+    monkeypatch.setattr(generation, "draw_tokens", lambda *_, **__: drawn)
     (suggestion,) = sample(policy, [make_state("Hi")])
 
     assert suggestion.text is None
@@ -179,10 +182,116 @@ def test_the_tokens_are_those_of_the_library_where_there_is_nothing_to_draw(
     )[:, 9:].tolist()
     eos = Counter(token for row in expected for token in set(row[3:])).most_common(2)[-1][0]
     with torch.no_grad():
-        written, _ = draw_tokens(model, ids, mask, temperature=1e-4, max_new_tokens=24, eos_id=eos)
+        written = draw_tokens(
+            model, ids, mask, temperature=1e-4, max_new_tokens=24, eos_id=eos
+        ).tokens
 
     assert written == [row[: row.index(eos) + 1] if eos in row else row for row in expected]
     assert len({len(tokens) for tokens in written}) > 2, "some end early, some do not"
+
+
+def tiny_llama() -> Any:
+    torch.manual_seed(3)
+    sizes = {"vocab_size": 40, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0}
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(num_hidden_layers=2, **shape, **sizes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model.eval()
+
+
+def padded_prompts() -> tuple[torch.Tensor, torch.Tensor]:
+    """Some occur twice."""
+    generator = torch.Generator().manual_seed(5)
+    prompts = [torch.randint(2, 40, (n,), generator=generator).tolist() for n in (3, 9, 5, 7, 2)]
+    return left_pad([prompts[n] for n in (0, 1, 1, 2, 3, 3, 3, 4)], pad_id=0, device=CPU)
+
+
+def test_the_tokens_are_those_of_the_library_where_the_same_numbers_are_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, (ids, mask) = tiny_llama(), padded_prompts()
+    uniform = torch.rand(8, 20, generator=torch.Generator().manual_seed(2))
+    columns = iter(uniform.T)
+
+    def by_inverse(share: torch.Tensor, num_samples: int) -> torch.Tensor:
+        assert num_samples == 1
+        return choose(share.log(), next(columns).unsqueeze(1))
+
+    monkeypatch.setattr(torch, "multinomial", by_inverse)
+    expected = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=True,
+        temperature=0.7,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=20,
+        pad_token_id=0,
+        eos_token_id=1,
+    )[:, ids.shape[1] :].tolist()
+    with torch.no_grad():
+        drawn = draw_tokens(
+            model, ids, mask, temperature=0.7, max_new_tokens=20, eos_id=1, uniform_BT=uniform
+        )
+
+    assert drawn.tokens == [row[: row.index(1) + 1] if 1 in row else row for row in expected]
+    assert len({len(tokens) for tokens in drawn.tokens}) > 2, "some end early, some do not"
+
+
+def test_what_is_drawn_does_not_depend_on_who_shares_the_batch() -> None:
+    model, (ids, mask) = tiny_llama(), padded_prompts()
+    uniform = torch.rand(8, 20, generator=torch.Generator().manual_seed(2))
+    settings: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 20, "eos_id": 1}
+    with torch.no_grad():
+        together = draw_tokens(model, ids, mask, uniform_BT=uniform, **settings)
+        alone = [
+            draw_tokens(model, *rows, uniform_BT=numbers, **settings)
+            for *rows, numbers in zip(ids.split(1), mask.split(1), uniform.split(1), strict=True)
+        ]
+
+    assert together.tokens == [one.tokens[0] for one in alone]
+    each = torch.cat([one.logprob_BT for one in alone])
+    torch.testing.assert_close(together.logprob_BT, each, atol=1e-5, rtol=0)
+
+
+def test_what_is_read_beside_is_read_before_each_token_and_after_an_unfinished_one() -> None:
+    model, (ids, mask) = tiny_llama(), padded_prompts()
+    seen: list[torch.Tensor] = []
+    hook = model.model.register_forward_hook(lambda *it: seen.append(it[2].last_hidden_state))
+    with torch.no_grad():
+        drawn = draw_tokens(
+            model,
+            ids,
+            mask,
+            temperature=1.0,
+            max_new_tokens=12,
+            eos_id=1,
+            beside=lambda: seen.pop()[:, -1, 3],
+        )
+        hook.remove()
+        unfinished = 0
+        for row, tokens in enumerate(drawn.tokens):
+            whole = [*ids[row][mask[row].bool()].tolist(), *tokens]
+            hidden = model.model(torch.tensor([whole])).last_hidden_state[0, :, 3]
+            before = len(whole) - len(tokens) - 1
+            ended = tokens[-1] == 1
+            unfinished += not ended
+            expected = torch.zeros(13)
+            read = hidden[before : -1 if ended else None]
+            expected[: len(read)] = read
+            assert drawn.beside_BT1 is not None
+            torch.testing.assert_close(drawn.beside_BT1[row], expected, atol=1e-5, rtol=0)
+    assert 0 < unfinished < 8
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.3, 1 - 2**-24], ids=["0", "within", "almost 1"])
+def test_a_token_of_probability_zero_is_never_chosen(uniform: float) -> None:
+    share = torch.tensor([[0.0, 0.2, 0.0, 0.5, 0.3, 0.0, 0.0]])
+    chosen = choose(share.log(), torch.tensor([[uniform]]))
+
+    assert chosen.item() == {0.0: 1, 0.3: 3}.get(uniform, 4)
 
 
 def test_nothing_to_sample_is_nothing(decided: Policy) -> None:

@@ -357,6 +357,67 @@ def test_log_probabilities_are_those_of_the_librarys_own_pass(
         torch.testing.assert_close(our, their, atol=1e-5, rtol=1e-5)
 
 
+# --- what sampling has seen already ---
+
+
+@pytest.mark.parametrize("max_new_tokens", [3, 6], ids=["truncated", "mostly ended"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_sampling_saw_is_what_a_pass_would_say(
+    shape: dict[str, int], max_new_tokens: int, start: Start, make_policy: MakePolicy
+) -> None:
+    folder = make_policy(steps=40, temperature=0.8, max_new_tokens=max_new_tokens)
+    run = start(folder=folder, reward=short_is_good, kl_coefficient=0.1, **shape)
+    trainer = run.trainer
+    old_pass = trainer._old_pass
+    compared = []
+
+    def both(batch: dict[str, Any]) -> Any:
+        seen = old_pass(batch)
+        trainer._sampled, asked = None, dict(batch)
+        asked.pop("old_per_token_logps", None)
+        said = old_pass(asked)
+        mask_BT = batch["completion_mask"].bool()
+        truncated_B = mask_BT.all(1) & (
+            batch["completion_ids"][:, -1] != run.policy.renderer.eos_id
+        )
+        read_BT1 = torch.cat([mask_BT, truncated_B.unsqueeze(1)], dim=1)
+        compared.append(int(truncated_B.sum()))
+        assert seen is not said
+        torch.testing.assert_close(
+            seen.logprob_BT[mask_BT], said.logprob_BT[mask_BT], atol=2e-5, rtol=0
+        )
+        torch.testing.assert_close(
+            seen.value_BT1[read_BT1], said.value_BT1[read_BT1], atol=2e-5, rtol=0
+        )
+        assert seen.value_BT1.abs().sum() > 0
+        return seen
+
+    trainer._old_pass = both  # type: ignore[method-assign]
+    run.train()
+    assert len(compared) == shape["updates"]
+    assert max_new_tokens == 6 or sum(compared) > 0
+
+
+def test_sampling_by_the_library_learns_as_well(start: Start) -> None:
+    run = start(updates=14, generation="generate", **KNOWN)
+    run.train()
+
+    assert run.trainer._sampled is None
+    assert statistics.median(means(run)[-3:]) > 0.9
+    assert run.trainer.largest_first_log_ratio <= 1e-4
+
+
+def test_half_precision_computes_the_old_log_probabilities_anew(start: Start) -> None:
+    run = start()
+    run.policy.model.to(torch.bfloat16)
+    with torch.no_grad():
+        ids = [[5, 6, 7], [8, 9]]
+        completions, _ = run.trainer._generate_single_turn(ids, None, {}, 2)
+
+    assert len(completions) == 2
+    assert run.trainer._sampled is None
+
+
 # --- what is learned from: against a slow computation without padding ---
 
 
@@ -914,6 +975,14 @@ def test_the_trainers_beta_is_not_a_term_of_the_loss(start: Start) -> None:
     assert losses[0] == losses[1] == losses[2] != 0
 
 
+def test_without_a_reference_no_distance_is_told(start: Start) -> None:
+    without, with_one = (start(kl_coefficient=beta).train() for beta in (0.0, 0.1))
+
+    assert "kl_per_completion" not in without.trainer.state.log_history[0]
+    assert "kl_per_completion" in with_one.trainer.state.log_history[0]
+    assert without.trainer.ref_model is None
+
+
 # --- what is written ---
 
 
@@ -1089,7 +1158,7 @@ def test_fitting_the_head_touches_nothing_else(
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
     policy.model.train()
     critic = Critic(policy.model)
-    critic.fit_head(policy, says_yes, prompts, number=32, seed=0)
+    critic.fit_head(policy, says_yes, prompts, number=200, seed=0)
     after = policy.model.state_dict()
 
     assert policy.model.training

@@ -1,0 +1,101 @@
+"""What a policy step is going to do and to hold, told before it starts."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from iterppo.config import PPOConfig
+from iterppo.lm.policy import Policy
+
+LIBRARIES_MB = 450
+"""torch, transformers, trl and datasets, before anything is loaded."""
+_NUMBER_BYTES = 4
+_PER_LAYER = 16, 5
+"""Numbers that a token leaves behind in a layer for the backward pass: so many of the width, and
+so many of the feed-forward part's."""
+
+
+class Memory(NamedTuple):
+    """In MB (2²⁰ bytes)."""
+
+    models: float
+    """Policy, reference, Q."""
+    learning: float
+    """Gradients, and the two averages of AdamW."""
+    work: float
+    """Of the larger of sampling and learning: keys and values; activations of a microbatch."""
+
+    @property
+    def total(self) -> float:
+        """All of it and the libraries."""
+        return LIBRARIES_MB + sum(self)
+
+
+def training_plan(config: PPOConfig, policy: Policy, *, q_model: Any | None) -> list[str]:
+    """Lines for whoever starts it: models in memory, steps, memory.
+
+    Args:
+        config: Of the stage; its numbers divide (see `trainer_arguments`).
+        policy: What is trained.
+        q_model: What scores; None: something without weights.
+    """
+    policy_size, q_size = num_parameters(policy.model), num_parameters(q_model)
+    models = [f"policy ({_count(policy_size)} parameters, float32, trained)"]
+    if config.kl_coefficient:
+        models.append(f"reference ({_count(policy_size)})")
+    if q_model is not None:
+        models.append(f"Q ({_count(q_size)})")
+    per_update, prompts = config.completions_per_update, config.completions_per_prompt
+    minibatch = per_update // config.minibatches
+    steps = config.epochs * config.minibatches
+    memory = estimated_memory(config, policy, q_parameters=q_size)
+    return [
+        f"ppo: in memory: {', '.join(models)}",
+        f"ppo: {config.updates} updates of {per_update:,} completions "
+        f"({per_update // prompts:,} prompts, {prompts} each), "
+        f"{config.updates * per_update:,} in all; each update {steps} optimiser steps "
+        f"({config.epochs} epochs × {config.minibatches} minibatches of {minibatch:,}, "
+        f"{config.microbatch_size} at a time), {config.updates * steps:,} in all",
+        f"ppo: about {memory.total / 1024:.1f} GiB: libraries {LIBRARIES_MB} MiB, models "
+        f"{memory.models:,.0f}, gradients and AdamW {memory.learning:,.0f}, at work "
+        f"{memory.work:,.0f}",
+    ]
+
+
+def estimated_memory(config: PPOConfig, policy: Policy, *, q_parameters: int) -> Memory:
+    """From the sizes alone, prompts at the longest that they may be: an upper estimate.
+
+    Args:
+        config: Of the stage.
+        policy: What is trained.
+        q_parameters: Of the model that scores.
+    """
+    shape: Any = policy.model.config.get_text_config()
+    width, layers = shape.hidden_size, shape.num_hidden_layers
+    feed_forward = getattr(shape, "intermediate_size", None) or 4 * width
+    heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
+    key_width = heads * (getattr(shape, "head_dim", None) or width // shape.num_attention_heads)
+    written, prompt = policy.settings.max_new_tokens, policy.settings.max_prompt_tokens
+    size = num_parameters(policy.model)
+    copies = 2 if config.kl_coefficient else 1
+    microbatch = config.microbatch_size
+    rows = -(-microbatch // config.completions_per_prompt)
+    tokens = rows * prompt + microbatch * written
+    activations = tokens * layers * (_PER_LAYER[0] * width + _PER_LAYER[1] * feed_forward)
+    logits = 4 * microbatch * written * shape.vocab_size
+    cached = min(16_384, config.completions_per_update * (prompt + written))
+    sampling = 2 * 2 * layers * key_width * cached  # twice: rows that leave are copied
+    numbers = Memory(copies * size + q_parameters, 3 * size, max(activations + logits, sampling))
+    return Memory(*(number * _NUMBER_BYTES / 2**20 for number in numbers))
+
+
+def num_parameters(model: Any | None) -> int:
+    """Of a model, weights that are shared counted once."""
+    return 0 if model is None else sum(parameter.numel() for parameter in model.parameters())
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)

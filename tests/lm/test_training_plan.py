@@ -1,0 +1,79 @@
+"""The plan says what the training then does, in the numbers of its configuration."""
+
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iterppo.config import PPOConfig
+from iterppo.lm import trl_arguments
+from iterppo.lm.policy import Policy, load_policy
+from iterppo.lm.training_plan import estimated_memory, num_parameters, training_plan
+from iterppo.lm.trl_arguments import trainer_arguments
+
+MakePolicy = Callable[..., Path]
+
+
+@pytest.fixture
+def policy(make_policy: MakePolicy) -> Policy:
+    return load_policy(make_policy())
+
+
+def test_the_steps_of_the_plan_are_the_trainers(policy: Policy, tmp_path: Path) -> None:
+    config = PPOConfig(updates=3, completions_per_update=96, minibatches=3, epochs=4)
+    steps = trainer_arguments(config, policy, tmp_path).max_steps
+    _, line, _ = training_plan(config, policy, q_model=None)
+
+    assert line.endswith(f", {steps} in all")
+    assert "3 updates of 96 completions (48 prompts, 2 each), 288 in all" in line
+    assert "12 optimiser steps (4 epochs × 3 minibatches of 32, 16 at a time)" in line
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1], ids=["no reference", "a reference"])
+def test_the_models_of_the_plan_are_those_in_memory(beta: float, policy: Policy) -> None:
+    config = PPOConfig(kl_coefficient=beta)
+    number = num_parameters(policy.model)
+    line, _, _ = training_plan(config, policy, q_model=policy.model)
+
+    assert ("reference" in line) is (beta > 0)
+    assert line.count(f"({number / 1000:.3g} thousand") == 2 + (beta > 0)
+    memory = estimated_memory(config, policy, q_parameters=number)
+    assert memory.models * 2**20 == pytest.approx(4 * number * (2 + (beta > 0)))
+    assert memory.learning * 2**20 == pytest.approx(12 * number)
+
+
+def test_more_at_a_time_is_more_memory(policy: Policy) -> None:
+    few, many = (
+        estimated_memory(PPOConfig(microbatch_size=size), policy, q_parameters=0).work
+        for size in (8, 64)
+    )
+
+    assert many > 2 * few
+
+
+def test_vllm_that_is_not_installed_is_refused(policy: Policy, tmp_path: Path) -> None:
+    if find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed")
+    with pytest.raises(ValueError, match=r"vllm = true needs vLLM, which is not installed"):
+        trainer_arguments(PPOConfig(vllm=True), policy, tmp_path)
+
+
+def test_vllm_without_a_gpu_is_refused(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(name: str) -> Any:
+        return ModuleSpec(name, None)
+
+    monkeypatch.setattr(trl_arguments, "find_spec", found)
+    monkeypatch.setattr(trl_arguments.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="vllm = true needs a GPU"):
+        trainer_arguments(PPOConfig(vllm=True), policy, tmp_path)
+
+
+def test_trackers_are_passed_on(policy: Policy, tmp_path: Path) -> None:
+    assert trainer_arguments(PPOConfig(), policy, tmp_path).report_to == []
+    arguments = trainer_arguments(PPOConfig(report_to="tensorboard, wandb"), policy, tmp_path)
+    assert arguments.report_to == ["tensorboard", "wandb"]
