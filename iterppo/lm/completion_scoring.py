@@ -56,7 +56,7 @@ def score_completions(
         entropy: Whether it is wanted.
         learn_entropy: Whether it takes part in the loss; else it is without gradient.
     """
-    plain = _plain(model)
+    plain = plain_model(model)
     laid = lay_out(ids_BS, seen_BS, num_tokens, share=can_share(plain.config))
     index_N, token_N = seen_BS[:, -num_tokens:].nonzero(as_tuple=True)
     before_N = torch.tensor([place for places in laid.read_B for place in places[:-1]])
@@ -108,7 +108,7 @@ def _values(collected: list[torch.Tensor], laid: Rows, num_tokens: int) -> torch
     return value_RL.new_zeros(shape).index_put((index, column), value_RL[row, place])
 
 
-def _plain(model: Any) -> Any:
+def plain_model(model: Any) -> Any:
     """The language model within what wraps it: DDP, DeepSpeed, adapters."""
     while hasattr(model, "module"):
         model = model.module

@@ -15,7 +15,7 @@ from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from iterppo.config import PPOConfig
-from iterppo.lm.completion_scoring import score_completions
+from iterppo.lm.completion_scoring import plain_model, score_completions
 from iterppo.lm.critic import Critic
 from iterppo.lm.generation import draw_tokens, left_pad
 from iterppo.lm.rendering import Renderer
@@ -84,7 +84,7 @@ class CompletionTrainer(GRPOTrainer):
         ):
             if self.config.generation == "generate":
                 return self._generate_by_library(model, prompt_ids), None
-            completions, sampled = self._draw(model, prompt_ids)
+            completions, sampled = self._draw(plain_model(model), prompt_ids)
             dtypes = {parameter.dtype for parameter in model.parameters()}
         # Sampling reads token by token, with the keys and values that it kept; learning reads all
         # at once. In single precision the two differ by rounding, in half precision by percents.
