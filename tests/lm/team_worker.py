@@ -35,6 +35,7 @@ def train(
     deepspeed: str | None = None,
     stop_behind: int | None = None,
     checkpoint: str | None = None,
+    watched: bool = False,
     **settings: Any,
 ) -> None:
     """Train; write the whole model and the samples of all.
@@ -46,6 +47,7 @@ def train(
         deepspeed: DeepSpeed's configuration.
         stop_behind: Stop behind so many updates, as if killed.
         checkpoint: Where to save every update, and to go on from.
+        watched: Read the policy on the way, and keep the best.
         settings: Of the stage.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -56,8 +58,8 @@ def train(
         "completions_per_update": 16,
         "minibatches": 2,
         "microbatch_size": 4,
-        "epochs": 2,
-        "learning_rate": 1e-3,
+        "epochs": 1,
+        "learning_rate": 2e-3,
         "critic_samples": 16,
         "kl_coefficient": 0.1,
     }
@@ -66,6 +68,7 @@ def train(
         policy=policies.load_policy(policy),
         reward=yes_and_brevity,
         prompts=prompts,
+        watched=prompts if watched else (),
         config=PPOConfig.model_validate({**usual, **settings}),
         work=out.parent / "work",
         on_samples=samples.extend,

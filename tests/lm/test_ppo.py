@@ -1287,3 +1287,22 @@ def test_what_is_kept_is_the_policy_that_was_best_by_the_judge(
     assert all(torch.equal(kept[name], weight) for name, weight in before.items())
     assert "keeps the policy of update 0" in watching.sentence()
     assert watching.summary()["stopped"] == watching.reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"completions_per_update": 16, "minibatches": 2, "microbatch_size": 8}, "minibatch of 8"),
+        (
+            {"completions_per_update": 18, "minibatches": 2, "microbatch_size": 9}
+            | {"completions_per_prompt": 9},
+            "prompts of an update, 18 / 9,",
+        ),
+    ],
+    ids=["minibatches", "prompts"],
+)
+def test_what_does_not_divide_into_processes_is_said(
+    settings: dict[str, int], said: str, policy: Policy, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"{said}.* into 3 processes"):
+        trainer_arguments(config(**settings), policy, tmp_path, processes=3)

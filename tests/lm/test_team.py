@@ -27,6 +27,7 @@ needs_deepspeed = pytest.mark.skipif(
 
 FULL: dict[str, Any] = {}
 ADAPTERS = {"lora_rank": 4}
+WATCHED = {"watched": True, "watch_updates": 1, "best_of": 2}
 TOLERANCE = 1e-4
 
 
@@ -68,21 +69,23 @@ def trained(
     folder = tmp_path_factory.mktemp("team")
     policy = make_policy(steps=40)
     worker = load_worker()
-    jobs = {"plain full": FULL, "plain adapters": ADAPTERS}
+    jobs: dict[str, dict[str, Any]] = {"plain": FULL}
     if HAS_DEEPSPEED:
         for stage in (1, 2, 3):
             jobs |= {
                 f"zero {stage} full": zero(stage),
                 f"zero {stage} adapters": {**zero(stage), **ADAPTERS},
             }
+        jobs["zero 3 watched"] = {**zero(3), **WATCHED}
+        # Of what one process saved, two make the rest; and the other way round, below.
         for stage in (2, 3):
-            one, two = (str(folder / f"{stage} {number}") for number in ("one", "two"))
-            # Of what one process saved, two make the rest; and the other way round, below.
-            alone = {"checkpoint": one, "stop_behind": 1}
-            worker.train(policy, prompts, folder / "stopped", **alone)
-            jobs[f"one, then zero {stage}"] = {**zero(stage), "checkpoint": one}
-            jobs[f"zero {stage} stopped"] = {**zero(stage), "checkpoint": two, "stop_behind": 1}
-    for name, settings in (("one full", FULL), ("one adapters", ADAPTERS)):
+            saved = str(folder / f"for zero {stage}")
+            worker.train(policy, prompts, folder / "stopped", checkpoint=saved, stop_behind=1)
+            jobs[f"one, then zero {stage}"] = {**zero(stage), "checkpoint": saved}
+        saved = str(folder / "for one")
+        jobs["stopped"] = {**zero(3), "checkpoint": saved, "stop_behind": 1}
+    alone = {"one full": FULL, "one adapters": ADAPTERS, "one watched": WATCHED}
+    for name, settings in alone.items():
         worker.train(policy, prompts, folder / name, **settings)
     start(
         folder,
@@ -91,12 +94,10 @@ def trained(
             for name, settings in jobs.items()
         ],
     )
-    names = ["one full", "one adapters", *jobs]
+    names = [*alone, *jobs]
     if HAS_DEEPSPEED:
-        for stage in (2, 3):
-            name = f"zero {stage}, then one"
-            worker.train(policy, prompts, folder / name, checkpoint=str(folder / f"{stage} two"))
-            names.append(name)
+        worker.train(policy, prompts, folder / "zero 3, then one", checkpoint=saved)
+        names.append("zero 3, then one")
     AcceleratorState._reset_state(reset_partial_state=True)
     found = {name: read(folder / name) for name in names}
     return {"start": Result(load_file(policy / "model.safetensors"), []), **found}
@@ -163,9 +164,8 @@ def test_one_process_moves_the_policy(kind: str, trained: Trained) -> None:
     assert len(trained[f"one {kind}"].samples) == 3 * 16
 
 
-@pytest.mark.parametrize("kind", ["full", "adapters"])
-def test_two_processes_make_what_one_makes(kind: str, trained: Trained) -> None:
-    assert_same(trained[f"plain {kind}"], trained[f"one {kind}"])
+def test_two_processes_make_what_one_makes(trained: Trained) -> None:
+    assert_same(trained["plain"], trained["one full"])
 
 
 @needs_deepspeed
@@ -178,12 +178,15 @@ def test_two_processes_under_deepspeed_make_what_one_makes(
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("stage", [2, 3])
-@pytest.mark.parametrize("order", ["one, then zero {}", "zero {}, then one"])
-def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from(
-    order: str, stage: int, trained: Trained
-) -> None:
-    stopped = trained[f"zero {stage} stopped"]
-    assert len(stopped.samples) < len(trained["one full"].samples), "it was stopped on its way"
+def test_a_divided_policy_is_watched_as_a_whole_one(trained: Trained) -> None:
+    assert_same(trained["zero 3 watched"], trained["one watched"])
 
-    assert_same(trained[order.format(stage)], trained["one full"])
+
+@needs_deepspeed
+@pytest.mark.parametrize("name", ["one, then zero 2", "one, then zero 3", "zero 3, then one"])
+def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from(
+    name: str, trained: Trained
+) -> None:
+    assert len(trained["stopped"].samples) < len(trained["one full"].samples), "on its way"
+
+    assert_same(trained[name], trained["one full"])
