@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -58,6 +58,7 @@ OnEngine = Annotated[
         help="local: processes; ray: a Ray cluster, the one at RAY_ADDRESS if it is set.",
     ),
 ]
+Algorithm = Literal["ppo", "grpo", "rloo"]
 NumProcesses = Annotated[
     int, typer.Option("--nproc", min=1, help="Processes that train together, on each host.")
 ]
@@ -403,6 +404,9 @@ def ppo(
         Path | None,
         typer.Option("--judge", help="Q artifact of other conversations: a second opinion."),
     ] = None,
+    algorithm: Annotated[
+        Algorithm | None, typer.Option("--algorithm", help="Short for --set ppo.algorithm=….")
+    ] = None,
     nproc: NumProcesses = 1,
     deepspeed: DeepSpeed = None,
     hostfile: HostFile = None,
@@ -420,7 +424,7 @@ def ppo(
         out={"out": out},
         round_folder=round_folder,
         config=config,
-        settings=settings,
+        settings=[*(settings or []), *([f"ppo.algorithm={algorithm}"] if algorithm else [])],
         force=force,
         as_json=as_json,
         processes=Processes(nproc, deepspeed, hostfile),

@@ -375,6 +375,9 @@ class PromptsConfig(StageConfig):
 class PPOConfig(StageConfig):
     """Prompts, Q and a policy to a better policy."""
 
+    algorithm: Literal["ppo", "grpo", "rloo"] = "ppo"
+    """`ppo`: advantages of tokens, by a critic; `grpo`, `rloo`: of completions, against the others
+    of their prompt (four or more `completions_per_prompt` make sense), without a critic."""
     updates: Count = 16
     """Generation batches, each followed by `epochs` passes over it."""
     completions_per_update: Count = 128
@@ -409,7 +412,14 @@ class PPOConfig(StageConfig):
     kappa: NonNegative = 0.0
     """κ: the reward is Q less κ times its spread over the ensemble; more is more cautious."""
     kl_coefficient: NonNegative = 0.03
-    """β: each token's reward loses β (log π − log π_ref); in units of Q per nat."""
+    """β: what a nat of KL from the first policy costs, in units of Q."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """Where it is paid. `reward`: each token's reward loses β (log π − log π_ref), which is k1;
+    `loss`: the loss has β k2 of each token, whose gradient is the same in expectation."""
+    kl_target: NonNegative = 0.0
+    """KL per completion, in nats, that β is steered to after every update; 0: β stays."""
+    kl_horizon: Count = 1024
+    """Completions over which an error of the KL works itself out in β (kl_target)."""
     entropy_coefficient: NonNegative = 0.0
     """Weight of the entropy bonus."""
     whiten_advantages: bool = True

@@ -130,8 +130,9 @@ def _write(
     from iterppo.lm.critic import head_of
     from iterppo.lm.training_log import write_training_log
 
-    head = head_of(weights)
-    (writer.folder / "critic.safetensors").write_bytes(policies.tensors_as_bytes(head))
+    if trainer.has_critic:
+        head = head_of(weights)
+        (writer.folder / "critic.safetensors").write_bytes(policies.tensors_as_bytes(head))
     improved = policies.with_weights(policies.load_policy(behaviour), weights)
     saved = policies.save_policy(
         writer.folder / policies.MODEL,

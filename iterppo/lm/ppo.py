@@ -45,7 +45,9 @@ from iterppo.lm.trl_arguments import Report, trainer_arguments
 from iterppo.lm.watch import Reward, Watch
 from iterppo.lm.watching import Watching, limits_of
 from iterppo.rl.advantages import generalised_advantages, token_rewards, whiten
+from iterppo.rl.group_advantages import group_relative_advantages, leave_one_out_advantages
 from iterppo.rl.kl import kl_estimate
+from iterppo.rl.kl_control import AdaptiveKL, FixedKL
 from iterppo.rl.losses import value_loss
 
 RATIO_TOLERANCE = 1e-3
@@ -61,7 +63,8 @@ one worth has nothing to teach, and shall not be the loudest."""
 
 
 class PPOTrainer(CompletionTrainer):
-    """PPO (Schulman et al., 2017) on single-turn prompts.
+    """PPO (Schulman et al., 2017) on single-turn prompts; or, without a critic, GRPO (Shao et al.,
+    2024) and RLOO (Ahmadian et al., 2024), with the same clipped surrogate.
 
     Args:
         policy: Model, renderer and settings of the policy to improve; its model is trained in
@@ -107,6 +110,11 @@ class PPOTrainer(CompletionTrainer):
             self._first_model = copy.deepcopy(policy.model).eval()
         self.critic = Critic(policy.model)
         self.largest_first_log_ratio = 0.0
+        self.kl = (
+            AdaptiveKL(config.kl_coefficient, target=config.kl_target, horizon=config.kl_horizon)
+            if config.kl_target
+            else FixedKL(config.kl_coefficient)
+        )
         self.advantage_scale = 0.0
         """Of the last update, in units of Q. The next one depends on it: part of a checkpoint."""
         self._scores_B = torch.empty(0)
@@ -134,7 +142,7 @@ class PPOTrainer(CompletionTrainer):
         if found is not None:
             restore_parameters(found[0].tensors, self.trained)
             on_samples(found[1])
-        elif config.critic_samples:
+        elif config.critic_samples and self.has_critic:
             self.critic.fit_head(
                 policy, reward, rows, number=config.critic_samples, seed=config.seed
             )
@@ -254,14 +262,37 @@ class PPOTrainer(CompletionTrainer):
         terminated_B = torch.isin(
             last_token_B, torch.tensor(self.eos_token_ids, device=last_token_B.device)
         )
+        judged = self._by_critic if self.has_critic else self._by_the_others
+        advantage_BT, return_BT = judged(rows, value_BT1, kl_BT, mask_BT, terminated_B)
+        self._record(rows, batch, terminated_B=terminated_B, kl_BT=kl_BT, advantage_BT=advantage_BT)
+        self._metrics["train"]["kl_coefficient"].append(self.kl.coefficient)
+        if self.has_critic:
+            self._note_critic(value_BT1[:, :-1], return_BT, mask_BT)
+        batch["advantages"] = self._scaled(advantage_BT, mask_BT)
+        batch["old_values"] = value_BT1[:, :-1].contiguous()
+        batch["returns"] = return_BT
+        self.kl.update(kl_BT.sum(1).mean().item(), completions=len(kl_BT))
+        # The order of the minibatches, which TRL now draws, is one for all processes.
+        seed_sampling(self.config.seed, call=self._update)
+        return batch
+
+    def _by_critic(
+        self,
+        rows: list[dict[str, Any]],
+        value_BT1: torch.Tensor,
+        kl_BT: torch.Tensor,
+        mask_BT: torch.Tensor,
+        terminated_B: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Advantages and returns of tokens."""
         reward_BT = token_rewards(
             self._scores_B,
             kl_BT,
             mask_BT,
             terminated_B=terminated_B,
-            kl_coefficient=self.config.kl_coefficient,
+            kl_coefficient=self._kl_in_reward,
         )
-        advantage_BT, return_BT = generalised_advantages(
+        return generalised_advantages(
             reward_BT,
             value_BT1,
             mask_BT,
@@ -269,17 +300,42 @@ class PPOTrainer(CompletionTrainer):
             gamma=self.config.gamma,
             lambda_=self.config.lambda_,
         )
-        self._record(rows, batch, terminated_B=terminated_B, kl_BT=kl_BT, advantage_BT=advantage_BT)
-        self._note_critic(value_BT1[:, :-1], return_BT, mask_BT)
-        batch["advantages"] = self._scaled(advantage_BT, mask_BT)
-        batch["old_values"] = value_BT1[:, :-1].contiguous()
-        batch["returns"] = return_BT
-        # The order of the minibatches, which TRL now draws, is one for all processes.
-        seed_sampling(self.config.seed, call=self._update)
-        return batch
+
+    def _by_the_others(
+        self,
+        rows: list[dict[str, Any]],
+        value_BT1: torch.Tensor,
+        kl_BT: torch.Tensor,
+        mask_BT: torch.Tensor,
+        terminated_B: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The completion's advantage on each of its tokens; the values are their own targets, since
+        there is no critic to learn.
+
+        There is no estimate that could stand for the rest of a completion that was cut off. Where
+        it is deployed it is an abstention, so it is worth Q of that.
+        """
+        cut = (~terminated_B).nonzero().flatten().tolist()
+        worth_B = self._scores_B.clone()
+        if cut:
+            silence = self.reward([rows[b]["prompt"] for b in cut], [""] * len(cut))
+            worth_B[cut] = torch.tensor(silence, dtype=worth_B.dtype, device=worth_B.device)
+        worth_B = worth_B - self._kl_in_reward * kl_BT.sum(dim=1)
+        of_groups = {"grpo": group_relative_advantages, "rloo": leave_one_out_advantages}
+        advantage_B = of_groups[self.config.algorithm](worth_B, per_prompt=self.num_generations)
+        return advantage_B.unsqueeze(1) * mask_BT, value_BT1[:, :-1] * mask_BT
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are learned."""
+        return self.config.algorithm == "ppo"
+
+    @property
+    def _kl_in_reward(self) -> float:
+        return self.kl.coefficient if self.config.kl_in == "reward" else 0.0
 
     def _scaled(self, advantage_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        if not self.config.whiten_advantages:
+        if not (self.config.whiten_advantages and self.has_critic):
             return advantage_BT
         advantage_BT, self.advantage_scale = whiten(
             advantage_BT,
@@ -309,8 +365,8 @@ class PPOTrainer(CompletionTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._passes = []
-        # The KL penalty is paid in the reward; TRL's β stands for "keep a reference model", not for
-        # a term of the loss.
+        # TRL's β stands for "keep a reference model", not for a term of the loss: where the KL is
+        # paid in the loss, it is by an estimate of ours (`iterppo.rl.kl` says why).
         beta, self.beta = self.beta, 0.0
         try:
             policy_loss: torch.Tensor = super()._compute_loss(model, inputs)
@@ -329,6 +385,10 @@ class PPOTrainer(CompletionTrainer):
         num_tokens = (
             num_tokens * self.args.gradient_accumulation_steps / self.args.steps_per_generation
         )
+        loss = policy_loss
+        if self.config.kl_in == "loss" and "ref_per_token_logps" in inputs:
+            k2_BT = kl_estimate(logprob_BT, inputs["ref_per_token_logps"], kind="k2")
+            loss = loss + self.kl.coefficient * (k2_BT * mask_BT).sum() / num_tokens
         critic_loss = (
             value_loss(
                 value_BT1[:, :-1],
@@ -339,11 +399,14 @@ class PPOTrainer(CompletionTrainer):
             )
             / num_tokens
         )
-        self._metrics["train"]["value_loss"].append(
-            self.accelerator.reduce(critic_loss.detach(), "mean").item()
-            * self.args.gradient_accumulation_steps
-        )
-        loss = policy_loss + self.config.value_coefficient * critic_loss
+        if self.has_critic:
+            self._metrics["train"]["value_loss"].append(
+                self.accelerator.reduce(critic_loss.detach(), "mean").item()
+                * self.args.gradient_accumulation_steps
+            )
+        # Without a critic the head stays as it is, at a gradient of zero, which several processes
+        # can agree on.
+        loss = loss + (self.config.value_coefficient if self.has_critic else 0.0) * critic_loss
         if self.config.entropy_coefficient and entropy_BT is not None:
             # TRL's own is a mean over each microbatch: its gradient depends on how they are cut.
             bonus = (entropy_BT * mask_BT).sum() / num_tokens
@@ -378,6 +441,7 @@ class PPOTrainer(CompletionTrainer):
         return {
             "largest_first_log_ratio": self.largest_first_log_ratio,
             "advantage_scale": self.advantage_scale,
+            "kl_coefficient": self.kl.coefficient,
             "watching": self.watching.saved_notes() if self.watching else None,
         }
 
@@ -389,6 +453,7 @@ class PPOTrainer(CompletionTrainer):
         """Take them back."""
         self.largest_first_log_ratio = notes["largest_first_log_ratio"]
         self.advantage_scale = notes["advantage_scale"]
+        self.kl.coefficient = notes["kl_coefficient"]
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[Any]:

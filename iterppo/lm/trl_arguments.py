@@ -35,7 +35,8 @@ def trainer_arguments(
 
     Raises:
         ValueError: If the completions of an update do not divide into minibatches, microbatches and
-        prompts, or those into processes; or if vLLM is wanted and cannot be had.
+        prompts, or those into processes; if a KL is aimed at and none is paid; or if vLLM is wanted
+        and cannot be had.
     """
     minibatch, rest = divmod(config.completions_per_update, config.minibatches)
     share, rest_of_processes = divmod(minibatch, processes)
@@ -62,6 +63,8 @@ def trainer_arguments(
             f"the prompts of an update, {config.completions_per_update} / "
             f"{config.completions_per_prompt}, do not divide into {processes} processes"
         )
+    if config.kl_target and not config.kl_coefficient:
+        raise ValueError("kl_target needs a kl_coefficient above 0 to begin with")
     if config.vllm:
         _check_vllm()
     accumulation = share // microbatch

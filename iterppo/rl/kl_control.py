@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 
+class FixedKL:
+    """β as it was set."""
+
+    def __init__(self, coefficient: float) -> None:
+        self.coefficient = coefficient
+
+    def update(self, kl: float, *, completions: int) -> None:
+        """After an update: nothing."""
+
+
 class AdaptiveKL:
     """A proportional controller of β (Ziegler et al., 2019, section 2.2).
 
