@@ -75,8 +75,8 @@ def compare(
         typer.Option(
             "--by",
             metavar="COLUMN",
-            help="Differences by segment, exploratory: business_id, customer_id, persona, "
-            "policy_version, split, or a fact.",
+            help="Differences by segment, exploratory: business_id, customer_id, persona, split, "
+            "or a fact.",
         ),
     ] = None,
     expected_ratio: Annotated[

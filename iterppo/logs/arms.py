@@ -21,7 +21,7 @@ from iterppo.errors import DataError, UsageError
 Array = np.ndarray[Any, Any]
 ClusterName = Literal["customer_id", "business_id"]
 
-SEGMENTS = ("business_id", "customer_id", "persona", "policy_version", "split")
+SEGMENTS = ("business_id", "customer_id", "persona", "split")
 """Columns that were fixed before the first suggestion."""
 
 
