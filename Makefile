@@ -173,5 +173,5 @@ loop: start ## ROUNDS rounds in an environment: hold conversations, improve, rep
 	last=$$(printf %03d $$rounds); \
 	$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$last $(FLAGS) $(if $(LAST),--set rollout.conversations=$(LAST)); \
 	$(ITERPPO) ingest --round $(RUN)/$$last $(FLAGS); \
-	echo; $(ITERPPO) compare $$(seq -f '$(RUN)/%03g/trajectories' 0 $$rounds); \
+	echo; $(ITERPPO) compare --ignore-sample-ratio $$(seq -f '$(RUN)/%03g/trajectories' 0 $$rounds); \
 	echo "everything lies in $(RUN); the newest policy to serve in $(RUN)/$$newest/export"

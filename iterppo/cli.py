@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from iterppo import __version__
+from iterppo.cli_decisions import register
 from iterppo.engines import EngineName
 from iterppo.errors import GateError, IterPPOError
 from iterppo.launch import Processes, has_gpu, is_told_elsewhere, leave_error
@@ -460,18 +461,7 @@ def export(
     )
 
 
-@app.command(
-    help="Compare the outcome rates of two or more trajectories artifacts, the first as the base."
-)
-def compare(
-    trajectories: Annotated[list[Path], typer.Argument(help="Trajectories artifacts.")],
-    as_json: Json = False,
-) -> None:
-    """Outcome rates with intervals."""
-    from iterppo.report.comparison import compare_outcomes, comparison_text
-
-    result = compare_outcomes(trajectories)
-    typer.echo(json.dumps(result, indent=2) if as_json else comparison_text(result))
+register(app)
 
 
 @app.command(

@@ -36,7 +36,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": LOWER | {"statistics"},
     "statistics": LOWER,
     "stages": LOWER | MIDDLE,
-    "cli": LOWER | MIDDLE | {"execution", "launch", "stages"},
+    "assignment": {"errors"},
+    "cli_decisions": LOWER | MIDDLE | {"assignment", "execution"},
+    "cli": LOWER | MIDDLE | {"cli_decisions", "execution", "launch", "stages"},
     "__main__": {"cli"},
     "iterppo": set(),  # the package itself, iterppo/__init__.py; everybody may import it
 }
@@ -50,7 +52,17 @@ KEPT_BY = dict.fromkeys(
 HEAVY = {"torch", "transformers", "trl", "deepspeed"}
 NOT_LOADED_BY: dict[str, set[str]] = {
     **dict.fromkeys(
-        ("__main__", "cli", "config", "errors", "launch", "pipeline"), HEAVY | {"pyarrow"}
+        (
+            "__main__",
+            "assignment",
+            "cli",
+            "cli_decisions",
+            "config",
+            "errors",
+            "launch",
+            "pipeline",
+        ),
+        HEAVY | {"pyarrow"},
     ),
     **dict.fromkeys(("artifact", "contracts", "execution", "logs"), HEAVY),
     "engines": HEAVY | {"pyarrow", "ray"},

@@ -28,7 +28,7 @@ EVERY_REJECT = ("--max-reject-rate", "1")
 """A broken line is not to end the stage."""
 Command = Callable[..., Any]
 
-LOOKS = {"compare", "converged", "inspect", "schema"}
+LOOKS = {"assign", "compare", "converged", "inspect", "plan", "schema"}
 """Commands that make no artifact."""
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -903,66 +903,3 @@ def test_schema_prints_the_contract_of_a_kind(kind: str, command: Command) -> No
     for column in document(ROWS[kind])["columns"]:
         assert column["name"] in text
         assert column["meaning"] in text
-
-
-def test_compare_gives_newcombes_interval_of_the_difference(folder: Path, command: Command) -> None:
-    """Example (a) of Newcombe (1998): 56 of 70 against 48 of 80; a third waits for its outcomes."""
-    for name, outcomes, number, version in (
-        ("old", 48, 80, "p0"),
-        ("new", 56, 70, "p1"),
-        ("open", 0, 3, None),
-    ):
-        Path(f"{name}.jsonl").write_text(
-            "".join(
-                conversation(
-                    f"{name}/{index}",
-                    outcome=None if name == "open" else int(index < outcomes),
-                    policy_version=version,
-                )
-                for index in range(number)
-            )
-        )
-        command("ingest", f"{name}.jsonl", "--out", name)
-
-    found = json.loads(command("compare", "old", "new", "open", "--json").stdout)
-
-    assert [
-        {key: round(v, 4) if isinstance(v, float) else v for key, v in one.items()} for one in found
-    ] == [
-        {
-            "trajectories": "old",
-            "policy_versions": ["p0"],
-            "conversations": 80,
-            "censored": 0,
-            "outcomes": 48,
-            "rate": 0.6,
-            "rate_low": 0.4905,
-            "rate_high": 0.7004,
-        },
-        {
-            "trajectories": "new",
-            "policy_versions": ["p1"],
-            "conversations": 70,
-            "censored": 0,
-            "outcomes": 56,
-            "rate": 0.8,
-            "rate_low": 0.6918,
-            "rate_high": 0.877,
-            "difference": 0.2,
-            "difference_low": 0.0524,
-            "difference_high": 0.3339,
-        },
-        {
-            "trajectories": "open",
-            "policy_versions": [],
-            "conversations": 0,
-            "censored": 3,
-            "outcomes": 0,
-        },
-    ]
-    assert command("compare", "old", "new", "open").stdout == (
-        "success rate with 95 % interval (Wilson); difference to the first (Newcombe)\n"
-        "  p0: 0.600 [0.490, 0.700]  of 80  old\n"
-        "  p1: 0.800 [0.692, 0.877]  of 70  +0.200 [+0.052, +0.334]  new\n"
-        "  policy unknown: no conversation ended  open\n"
-    )

@@ -66,7 +66,9 @@ def test_without_until_every_round_runs_and_nothing_is_asked(tmp_path: Path) -> 
 
     assert status == 0
     assert rounds(calls) == ["000", "001", "002"]
-    assert comparisons(calls) == ["compare " + " ".join(f"r/00{k}/trajectories" for k in range(4))]
+    assert comparisons(calls) == [
+        "compare --ignore-sample-ratio " + " ".join(f"r/00{k}/trajectories" for k in range(4))
+    ]
 
 
 def test_the_loop_stops_after_the_first_round_whose_q_has_converged(tmp_path: Path) -> None:
@@ -77,7 +79,8 @@ def test_the_loop_stops_after_the_first_round_whose_q_has_converged(tmp_path: Pa
     assert comparisons(calls) == [
         "converged r/000/q r/001/q",
         "converged r/001/q r/002/q",
-        "compare r/000/trajectories r/001/trajectories r/002/trajectories r/003/trajectories",
+        "compare --ignore-sample-ratio "
+        "r/000/trajectories r/001/trajectories r/002/trajectories r/003/trajectories",
     ]
     assert calls[-3].startswith("rollout --env shop --round r/003 ")
 

@@ -1,72 +1,135 @@
-"""`iterppo compare`: outcome rates of policies, from their trajectories."""
+"""`iterppo compare`: what a comparison says, as text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from iterppo.artifact import open_artifact
-from iterppo.statistics.intervals import newcombe_interval, wilson_interval
+from iterppo.contracts.trajectories import ADOPTIONS
+
+_METHODS = {
+    "newcombe": "Newcombe",
+    "cluster-robust": "cluster-robust t",
+    "welch": "Welch's t",
+    "always-valid": "always valid: look as often as you like",
+}
+_LABELS = {
+    "return": "return",
+    "turns_to_outcome": "turns to the outcome, where reached",
+    **{f"adoption_{kind}": f"{kind.replace('_', ' ')}, of turns" for kind in ADOPTIONS},
+}
 
 
-def compare_outcomes(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Share of the conversations that ended with the outcome, per artifact; differences are to the
-    first.
-
-    Censored conversations are not counted in a rate, since their outcome is unknown; their number
-    stands beside it.
-    """
-    results: list[dict[str, Any]] = []
-    for folder in folders:
-        ended = outcomes = censored = 0
-        versions: set[str] = set()
-        artifact = open_artifact(folder, "trajectories")
-        for turns in artifact.conversations(
-            ["conversation_id", "reward", "censored", "policy_version"]
-        ):
-            versions |= {turn["policy_version"] for turn in turns if turn["policy_version"]}
-            if turns[0]["censored"]:
-                censored += 1
-            else:
-                ended += 1
-                outcomes += int(any(turn["reward"] > 0 for turn in turns))
-        result: dict[str, Any] = {
-            "trajectories": str(folder),
-            "policy_versions": sorted(versions),
-            "conversations": ended,
-            "censored": censored,
-            "outcomes": outcomes,
-        }
-        if ended:
-            result["rate"] = outcomes / ended
-            result["rate_low"], result["rate_high"] = wilson_interval(outcomes, ended)
-            base = results[0] if results else None
-            if base is not None and base["conversations"]:
-                result["difference"] = result["rate"] - base["rate"]
-                result["difference_low"], result["difference_high"] = newcombe_interval(
-                    outcomes, ended, base["outcomes"], base["conversations"]
-                )
-        results.append(result)
-    return results
-
-
-def comparison_text(results: Sequence[dict[str, Any]]) -> str:
-    """The comparison as a table."""
-    lines = ["success rate with 95 % interval (Wilson); difference to the first (Newcombe)"]
-    for result in results:
-        name = ", ".join(result["policy_versions"]) or "policy unknown"
-        if "rate" not in result:
-            lines.append(f"  {name}: no conversation ended  {result['trajectories']}")
-            continue
-        text = (
-            f"  {name}: {result['rate']:.3f} [{result['rate_low']:.3f}, {result['rate_high']:.3f}]"
-            f"  of {result['conversations']}"
-        )
-        if result["censored"]:
-            text += f" ({result['censored']} open)"
-        if "difference" in result:
-            low, high = result["difference_low"], result["difference_high"]
-            text += f"  {result['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        lines.append(f"{text}  {result['trajectories']}")
+def comparison_text(result: Mapping[str, Any]) -> str:
+    """The comparison as tables: outcome rates, other measures, segments."""
+    arms = result["arms"]
+    methods = {arm["method"] for arm in arms if "method" in arm}
+    method = ", ".join(_METHODS[each] for each in sorted(methods))
+    own = "bootstrap by cluster" if "clusters" in arms[0] else "Wilson"
+    title = f"success rate with 95 % interval ({own})"
+    lines = [f"{title}; difference to the first ({method})" if method else title]
+    lines += [f"  {_arm_line(arm)}" for arm in arms]
+    lines += _warnings(result)
+    lines += _measures(arms)
+    for block in result.get("segments", ()):
+        lines += _segment_lines(block, result["by"])
     return "\n".join(lines)
+
+
+def sample_ratio_text(ratio: Mapping[str, Any]) -> str:
+    """The sizes of the arms beside their plan, on one line."""
+    counts = " and ".join(str(count) for count in ratio["counts"])
+    plan = ":".join(f"{part:g}" for part in ratio["expected"])
+    return (
+        f"the arms hold {counts} {ratio['counted']} where {plan} was planned "
+        f"(p = {ratio['p_value']:.1g})"
+    )
+
+
+def _arm_line(arm: Mapping[str, Any]) -> str:
+    name = ", ".join(arm["policy_versions"]) or "policy unknown"
+    if "rate" not in arm:
+        return f"{name}: no conversation ended  {arm['trajectories']}"
+    text = (
+        f"{name}: {arm['rate']:.3f} [{arm['rate_low']:.3f}, {arm['rate_high']:.3f}]"
+        f"  of {arm['conversations']}"
+    )
+    if arm["censored"]:
+        text += f" ({arm['censored']} open)"
+    if "difference" in arm:
+        text += f"  {_interval(arm, 'difference', sign='+')}"
+        text += f"  p = {_p(arm['p_value'])}"
+        if arm["p_value_holm"] != arm["p_value"]:
+            text += f" (Holm {_p(arm['p_value_holm'])})"
+    return f"{text}  {arm['trajectories']}"
+
+
+def _warnings(result: Mapping[str, Any]) -> list[str]:
+    lines = []
+    ratio = result["sample_ratio"]
+    if ratio is not None and not ratio["holds"]:
+        lines.append(
+            f"  {sample_ratio_text(ratio)}: a difference may come from how conversations were "
+            "assigned or lost"
+        )
+    if not result["open"]["alike"]:
+        lines.append(
+            "  the arms differ in their shares of open conversations "
+            f"(p = {result['open']['p_value']:.1g}), and only ended ones are counted: wait until "
+            "fewer are open"
+        )
+    adjustment = result.get("adjustment")
+    if adjustment is not None:
+        lines.append(
+            f"  adjusted by V of the first state, known for "
+            f"{adjustment['conversations_with_covariate']} conversations: "
+            f"{adjustment['variance_explained']:.1%} of the variance is gone"
+        )
+    return lines
+
+
+def _measures(arms: list[dict[str, Any]]) -> list[str]:
+    """A table for each measure that any arm has."""
+    lines = []
+    for measure, label in _LABELS.items():
+        if all(not arm.get(measure) for arm in arms):
+            continue
+        lines.append(label)
+        for arm in arms:
+            name = ", ".join(arm["policy_versions"]) or "policy unknown"
+            if measure not in arm:
+                lines.append(f"  {name}: unknown")
+                continue
+            text = f"  {name}: {_interval(arm, measure)}"
+            if f"{measure}_difference" in arm:
+                text += f"  {_interval(arm, f'{measure}_difference', sign='+')}"
+            lines.append(text)
+    if lines:
+        lines.append(
+            "(the measures below the success rate: bootstrap intervals, each for itself and for "
+            "one look)"
+        )
+    return lines
+
+
+def _segment_lines(block: Mapping[str, Any], by: str) -> list[str]:
+    lines = [
+        f"exploratory, by {by}, {block['trajectories']} to the first: nothing is corrected for the "
+        f"number of segments; that all are alike has p = {_p(block['p_value_heterogeneity'])}"
+    ]
+    for row in block["segments"]:
+        sizes = f"{row['conversations']} and {row['base_conversations']}"
+        told = _interval(row, "difference", sign="+") if "difference" in row else "unknown"
+        lines.append(f"  {row['segment']}: {told}  of {sizes}")
+    return lines
+
+
+def _interval(row: Mapping[str, Any], name: str, *, sign: str = "") -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if low is None or high is None:
+        return f"{value:{sign}.3f} [unknown]"
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1g}"
