@@ -341,6 +341,7 @@ def fit_q(
         Path | None, typer.Option("--actions", help="Actions artifact (method fqe).")
     ] = None,
     nproc: NumProcesses = 1,
+    deepspeed: DeepSpeed = None,
     hostfile: HostFile = None,
     out: Out = None,
     round_folder: Round = None,
@@ -364,7 +365,7 @@ def fit_q(
         settings=settings,
         force=force,
         as_json=as_json,
-        processes=Processes(nproc, hostfile=hostfile),
+        processes=Processes(nproc, deepspeed, hostfile),
     )
 
 

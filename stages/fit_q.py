@@ -29,6 +29,7 @@ def run(
     policy: Path,
     out: Path,
     actions: Path | None = None,
+    deepspeed: Path | None = None,
 ) -> Manifest | None:
     """Fit Q on the training conversations; score every turn; report on the held-out ones.
 
@@ -45,7 +46,7 @@ def run(
     from iterppo.lm.team import join, leave
 
     prepare_libraries()
-    team = join()
+    team = join(deepspeed)
     source, paid = open_artifact(trajectories, "trajectories"), open_artifact(returns, "returns")
     behaviour = open_artifact(policy)
     inputs = {
@@ -108,6 +109,7 @@ def run(
                 config,
                 sweep=None if config.method == "mc" else sweep,
                 checkpoint=checkpoint,
+                deepspeed=deepspeed,
             )
         except ValueError as error:
             raise DataError(f"{trajectories}: {error}.") from None

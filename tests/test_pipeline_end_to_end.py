@@ -900,7 +900,7 @@ def test_two_processes_fit_the_q_of_one(
     first: Path, config: Path, tmp_path: Path, fresh_command: Callable[..., Any]
 ) -> None:
     arguments = explicit("fit-q", first, tmp_path / "q")
-    done = fresh_command(*arguments, "--config", config, "--nproc", "2")
+    done = fresh_command(*arguments, "--config", config, "--nproc", "2", *ZERO)
 
     assert done.status == 0
     assert done.stdout.startswith(f"{tmp_path / 'q'}: q@2")

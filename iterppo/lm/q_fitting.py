@@ -17,13 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
 from iterppo.config import FitQConfig
 from iterppo.lm.checkpoint import Checkpoint, Saved
+from iterppo.lm.q_division import QDivision
 from iterppo.lm.q_function import QFunction
 from iterppo.lm.rendering import Segment
+from iterppo.lm.sharding import whole_parameters
 from iterppo.lm.team import as_the_first_has_it, team
 from iterppo.lm.training import minimise, token_batches
 from iterppo.logs.splits import unit_hash
@@ -72,6 +75,7 @@ def fit(
     *,
     sweep: Callable[[], list[Target]] | None = None,
     checkpoint: Checkpoint | None = None,
+    deepspeed: Path | None = None,
 ) -> Fit:
     """Fit Q̂ in place; leave it at its best epoch, or after the last sweep.
 
@@ -81,15 +85,19 @@ def fit(
         config: Of the stage.
         sweep: For every method but mc: new targets, made by Q̂ as it is then.
         checkpoint: Where a fit that is killed can go on from.
+        deepspeed: DeepSpeed's configuration, by which the processes share the weights in every
+            regression; what makes targets between two of them is whole in each. None: without it.
 
     Raises:
         ValueError: If no target has a known return, or a return is outside [0, 1] under the bce
-        loss.
+            loss.
+        UsageError: If DeepSpeed's configuration is not one for a Q.
     """
+    division = None if deepspeed is None else QDivision(q, deepspeed)
     as_the_first_has_it(q.parameters())  # adapters start at random
     saved = checkpoint.load() if checkpoint else None
     done = 0 if saved is None else int(saved.notes["sweep"])
-    made = Fit([], [], 0) if done else _regress(q, targets, config, 0, checkpoint)
+    made = Fit([], [], 0) if done else _regress(q, targets, config, 0, checkpoint, division)
     if sweep is None:
         return made
     changes: list[float] = []
@@ -102,7 +110,9 @@ def fit(
         else:
             before, current = current, sweep()
             changes.append(_change(before, current))
-        found = _regress(q, current, config, number, checkpoint, made=made, changes=changes)
+        found = _regress(
+            q, current, config, number, checkpoint, division, made=made, changes=changes
+        )
         made = replace(made, losses=made.losses + found.losses)
     return replace(made, sweeps=changes)
 
@@ -126,6 +136,7 @@ def _regress(
     config: FitQConfig,
     sweep: int,
     checkpoint: Checkpoint | None,
+    division: QDivision | None,
     *,
     made: Fit | None = None,
     changes: Sequence[float] = (),
@@ -179,7 +190,10 @@ def _regress(
         after_epoch=after_epoch,
         checkpoint=checkpoint,
         companion=progress,
+        divide=None if division is None else division.divide,
     )
+    if division is not None:
+        division.make_whole()
     progress.take_best()
     q.model.eval()
     return Fit(losses, progress.history, progress.best_epoch)
@@ -209,7 +223,7 @@ class _Progress:
         self.history.append(loss)
         if better:
             self.lowest, self.best_epoch = loss, len(self.history) - 1
-            self._best = [p.detach().clone() for p in self._q.parameters()]
+            self._best = whole_parameters(self._q.parameters())
 
     @torch.no_grad()
     def take_best(self) -> None:

@@ -13,7 +13,7 @@ Shapes: B segments or pairs, T tokens, D hidden, N action ends in a batch, M mem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -77,6 +77,8 @@ class QFunction:
     """κ of the lower confidence bound Q̂ − κ·spread that a call gives."""
     autocast: torch.dtype | None = None
     """Precision of the backbone's arithmetic; None: that of its weights."""
+    divided: Callable[[Sequence[Segment]], Outputs] | None = None
+    """Where processes share the weights: what makes a pass with all of them."""
 
     def __init__(
         self, model: PreTrainedModel, renderer: Renderer, settings: QSettings, heads: _Heads
@@ -191,15 +193,28 @@ class QFunction:
         ]
         return [*backbone, *self.heads.parameters()]
 
+    @property
+    def modules(self) -> tuple[PreTrainedModel, Any, _Heads]:
+        """The model, its adapters' view of it (None without), and the heads."""
+        return self.model, self._adapted, self.heads
+
+    @modules.setter
+    def modules(self, modules: tuple[PreTrainedModel, Any, _Heads]) -> None:
+        self.model, self._adapted, self.heads = modules
+
     # --- one pass
 
     def outputs(self, segments: Sequence[Segment]) -> Outputs:
         """What the heads say at every action end of the segments, in order, by one causal pass."""
+        return self.own_outputs(segments) if self.divided is None else self.divided(segments)
+
+    def own_outputs(self, segments: Sequence[Segment]) -> Outputs:
+        """`outputs` by this process's modules, as they are."""
         ids_BT = right_pad([segment.ids for segment in segments], value=self._pad_id)
         # Right padding needs no attention mask in a causal model, and no end is ever looked for by
         # a pad id.
         read = [[p for _, p in segment.ends] + segment.states for segment in segments]
-        with last_layer_at(self._backbone(), read):
+        with last_layer_at(self.backbone, read):
             hidden_BTD = self.hidden(input_ids=ids_BT.to(self.model.device))
         rows = [row for row, segment in enumerate(segments) for _ in segment.ends]
         ends = [position for segment in segments for _, position in segment.ends]
@@ -242,10 +257,12 @@ class QFunction:
         """The backbone's last hidden state (B, T, D), in the precision asked for."""
         kind = self.model.device.type
         with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
-            hidden: torch.Tensor = self._backbone()(**inputs, use_cache=False).last_hidden_state
+            hidden: torch.Tensor = self.backbone(**inputs, use_cache=False).last_hidden_state
         return hidden
 
-    def _backbone(self) -> Any:
+    @property
+    def backbone(self) -> Any:
+        """The model below its head."""
         return getattr(self.model, self.model.base_model_prefix)
 
     def _estimates(self, outputs: Outputs) -> list[Estimate]:

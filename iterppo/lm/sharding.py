@@ -37,6 +37,16 @@ def whole_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return found
 
 
+def whole_parameters(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """Copies, on the CPU where the parameters are divided, whose processes have no room for it."""
+    found = []
+    for parameter in parameters:
+        with gathered([parameter]):
+            whole = parameter.detach().clone()
+            found.append(whole.cpu() if _divided([parameter]) else whole)
+    return found
+
+
 def gathered(parameters: Iterable[torch.nn.Parameter]) -> contextlib.AbstractContextManager[Any]:
     """Within it, parameters that ZeRO 3 has divided are whole in every process."""
     divided = [p for p in parameters if hasattr(p, "ds_id")]
@@ -113,6 +123,7 @@ def restore_optimiser(
                 safe_set_local_optimizer_state(parameter, own, name)
             else:
                 safe_set_full_optimizer_state(parameter, value, name)
+    torch.set_rng_state(tensors["random"])
 
 
 def _divided(parameters: Sequence[torch.nn.Parameter]) -> bool:

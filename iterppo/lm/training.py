@@ -10,13 +10,9 @@ from typing import TypeVar
 
 import torch
 
-from iterppo.lm.checkpoint import (
-    Checkpoint,
-    Companion,
-    Saved,
-    restore_training_state,
-    training_state,
-)
+from iterppo.lm.checkpoint import Checkpoint, Companion, Saved
+from iterppo.lm.sharding import restore_optimiser, restore_parameters, whole_training_state
+from iterppo.lm.steps import MakeSteps, WholeSteps
 from iterppo.lm.team import average, team
 from iterppo.progress import progress
 
@@ -72,6 +68,7 @@ def minimise(
     after_epoch: Callable[[int], None] | None = None,
     checkpoint: Checkpoint | None = None,
     companion: Companion | None = None,
+    divide: MakeSteps | None = None,
 ) -> list[float]:
     """Minimise a loss over batches of sequences; returns the loss of every step.
 
@@ -91,16 +88,18 @@ def minimise(
         after_epoch: Called with the number of each whole pass.
         checkpoint: Where to save, and to go on from if something of this name was saved there.
         companion: What is saved and restored along.
+        divide: Divides parameters and optimiser among the processes; None: each has all.
     """
     per_epoch = len(token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=seed))
     num_steps = max(1, min(max_steps, round(epochs * per_epoch)))
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     optimiser = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
+        [group for group in groups if group["params"]],
         lr=learning_rate,
         betas=(0.9, 0.98),
     )
@@ -115,8 +114,13 @@ def minimise(
     losses: list[float] = []
     batches = _endless(lengths, tokens_per_batch=tokens_per_batch, seed=seed)
     saved = checkpoint.load() if checkpoint else None
-    if saved is not None and saved.notes["what"] == what:
-        restore_training_state(saved.tensors, parameters, optimiser)
+    if saved is not None and saved.notes["what"] != what:
+        saved = None
+    if saved is not None:
+        restore_parameters(saved.tensors, parameters)
+    steps = WholeSteps(optimiser, parameters) if divide is None else divide(optimiser)
+    if saved is not None:
+        restore_optimiser(saved.tensors, parameters, steps.optimiser)
         losses = saved.notes["losses"]
         if companion is not None:
             companion.restore(saved)
@@ -128,21 +132,21 @@ def minimise(
         for group, highest in zip(optimiser.param_groups, peak, strict=True):
             group["lr"] = highest * rate(step)
         loss = loss_of(next(batches))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        loss = loss.detach()
-        average([loss, *(p.grad for p in parameters if p.grad is not None)])
+        steps.backward(loss)
+        loss = loss.detach().clone()
+        average([loss])
         if not torch.isfinite(loss):
             raise FloatingPointError(f"{what}: the loss is {loss.item()} at step {step}")
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        steps.step()
         losses.append(float(loss))
         if after_epoch is not None and ((step + 1) % per_epoch == 0 or step + 1 == num_steps):
             after_epoch((step + 1) // per_epoch)
-        if checkpoint is not None and (step + 1) % checkpoint.every == 0 and team().leads:
-            beside = Saved({}, {}) if companion is None else companion.saved()
-            tensors = training_state(parameters, optimiser) | beside.tensors
-            checkpoint.save(Saved(tensors, {**beside.notes, "what": what, "losses": losses}))
+        if checkpoint is not None and (step + 1) % checkpoint.every == 0:
+            tensors = whole_training_state(parameters, steps.optimiser)
+            if team().leads:
+                beside = Saved({}, {}) if companion is None else companion.saved()
+                notes = {**beside.notes, "what": what, "losses": losses}
+                checkpoint.save(Saved(tensors | beside.tensors, notes))
     return losses
 
 
