@@ -44,6 +44,7 @@ def run(
     from iterppo.lm.q_function import QFunction
     from iterppo.lm.team import join, leave
     from iterppo.lm.training_plan import training_plan
+    from iterppo.lm.trl_arguments import shares
 
     policies.prepare_libraries()
     team = join(deepspeed)
@@ -69,6 +70,10 @@ def run(
             "Fit it with fit-q.members of 2 or more."
         )
     reward.kappa = config.kappa
+    try:
+        shares(config, processes=team.size)
+    except ValueError as error:
+        raise UsageError(f"ppo: {error}.") from None
     if team.leads:
         for line in training_plan(config, loaded, q_model=reward.model):
             say(line)
@@ -85,21 +90,18 @@ def run(
     if team.leads:
         writing = ArtifactWriter(out, kind="policy", stage="ppo", config=config, inputs=inputs)
     with writing as writer, TemporaryDirectory(prefix="iterppo-ppo-") as work:
-        try:
-            trainer = PPOTrainer(
-                policy=loaded,
-                reward=reward,
-                prompts=rows,
-                config=config,
-                work=Path(work),
-                on_samples=writer.write if writer is not None else lambda _: None,
-                watched=watched,
-                judge=second_opinion,
-                checkpoint=checkpoint,
-                deepspeed=deepspeed,
-            )
-        except ValueError as error:
-            raise UsageError(f"ppo: {error}.") from None
+        trainer = PPOTrainer(
+            policy=loaded,
+            reward=reward,
+            prompts=rows,
+            config=config,
+            work=Path(work),
+            on_samples=writer.write if writer is not None else lambda _: None,
+            watched=watched,
+            judge=second_opinion,
+            checkpoint=checkpoint,
+            deepspeed=deepspeed,
+        )
         trainer.train()
         weights = trainer.finish()
         leave()

@@ -38,35 +38,7 @@ def trainer_arguments(
         prompts, or those into processes; if a KL is aimed at and none is paid; or if vLLM is wanted
         and cannot be had.
     """
-    minibatch, rest = divmod(config.completions_per_update, config.minibatches)
-    share, rest_of_processes = divmod(minibatch, processes)
-    microbatch = min(config.microbatch_size, share) or 1
-    if (
-        rest
-        or minibatch % config.microbatch_size
-        or config.completions_per_update % config.completions_per_prompt
-    ):
-        raise ValueError(
-            f"completions_per_update = {config.completions_per_update} must be a multiple of "
-            "minibatches = "
-            f"{config.minibatches}, of microbatch_size = {config.microbatch_size} times it, and of "
-            "completions_per_prompt = "
-            f"{config.completions_per_prompt}"
-        )
-    if rest_of_processes or share % microbatch:
-        raise ValueError(
-            f"a minibatch of {minibatch} completions does not divide into {processes} processes "
-            f"with microbatches of {microbatch}"
-        )
-    if config.completions_per_update // config.completions_per_prompt % processes:
-        raise ValueError(
-            f"the prompts of an update, {config.completions_per_update} / "
-            f"{config.completions_per_prompt}, do not divide into {processes} processes"
-        )
-    if config.kl_target and not config.kl_coefficient:
-        raise ValueError("kl_target needs a kl_coefficient above 0 to begin with")
-    if config.vllm:
-        _check_vllm()
+    share, microbatch = shares(config, processes=processes)
     accumulation = share // microbatch
     return GRPOConfig(
         output_dir=str(work),
@@ -103,6 +75,44 @@ def trainer_arguments(
         ddp_find_unused_parameters=False,
         deepspeed=None if deepspeed is None else str(deepspeed),
     )
+
+
+def shares(config: PPOConfig, *, processes: int) -> tuple[int, int]:
+    """Completions of a minibatch, and of a microbatch, that fall to each process.
+
+    Raises:
+        ValueError: As `trainer_arguments`.
+    """
+    minibatch, rest = divmod(config.completions_per_update, config.minibatches)
+    share, rest_of_processes = divmod(minibatch, processes)
+    microbatch = min(config.microbatch_size, share) or 1
+    if (
+        rest
+        or minibatch % config.microbatch_size
+        or config.completions_per_update % config.completions_per_prompt
+    ):
+        raise ValueError(
+            f"completions_per_update = {config.completions_per_update} must be a multiple of "
+            "minibatches = "
+            f"{config.minibatches}, of microbatch_size = {config.microbatch_size} times it, and of "
+            "completions_per_prompt = "
+            f"{config.completions_per_prompt}"
+        )
+    if rest_of_processes or share % microbatch:
+        raise ValueError(
+            f"a minibatch of {minibatch} completions does not divide into {processes} processes "
+            f"with microbatches of {microbatch}"
+        )
+    if config.completions_per_update // config.completions_per_prompt % processes:
+        raise ValueError(
+            f"the prompts of an update, {config.completions_per_update} / "
+            f"{config.completions_per_prompt}, do not divide into {processes} processes"
+        )
+    if config.kl_target and not config.kl_coefficient:
+        raise ValueError("kl_target needs a kl_coefficient above 0 to begin with")
+    if config.vllm:
+        _check_vllm()
+    return share, microbatch
 
 
 def _check_vllm() -> None:

@@ -50,7 +50,7 @@ def shift(policy: Policy) -> None:
     """Make the policy another one."""
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.model.parameters():
-        parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+        parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
 def test_a_reading_is_of_what_the_policy_says(policy: Policy, watch: Watch) -> None:
