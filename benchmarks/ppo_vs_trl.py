@@ -1,6 +1,7 @@
 """How fast and how lean `ppo` is beside TRL's PPOTrainer, and whether it learns as well.
 
-    python -m benchmarks.ppo_vs_trl [--quick] [--repeats N] [--record] [--environment DIR]
+    python -m benchmarks.ppo_vs_trl [--quick] [--parts 1m learning 50m] [--repeats N] [--record]
+                                    [--environment DIR]
 
 The peer is `trl.experimental.ppo.PPOTrainer` of TRL 1.12, the last that had one. It gets an
 environment of its own (about a gigabyte; made once, beside the build outputs), and every run of
@@ -38,7 +39,7 @@ much memory) and of their products (at the FLOP/s of `torch.mm`). update_flop_sh
 updates / of `torch.mm`: 6 per parameter and token, for completions and for prompts read once.
 
 The last line printed is a JSON object. `--record` writes it to
-`benchmarks/results/ppo_vs_trl.json`.
+`benchmarks/results/ppo_vs_trl.json`, where parts that were not measured stay as they are.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ from iterppo.lm.scratch import CHAT_TEMPLATE, CONTROL_TOKENS, END, PAD, build_mo
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "ppo_vs_trl.json"
 ENVIRONMENT = ROOT / "build" / "ppo_vs_trl"
+PARTS = ("1m", "learning", "50m")
 PEER = ["torch==2.13.0", "trl==1.12.0", "transformers==5.23.0"]
 SIDES = {"ours": "benchmarks.ppo_ours", "peer": "benchmarks.trl_ppo_peer"}
 FIRST_SIGN = 0x4E00
@@ -137,7 +139,8 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="the small policy alone")
+    parser.add_argument("--quick", action="store_true", help="the speed of the small policy alone")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--repeats", type=int, default=2, help="runs of each side (2)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--record", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
@@ -150,17 +153,20 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine(), "threads": options.threads}
     pythons = {"ours": sys.executable, "peer": str(peer_environment(options.environment))}
     with tempfile.TemporaryDirectory(prefix="iterppo-benchmark-") as name:
-        for size in [SMALL] if options.quick else [SMALL, LARGE]:
+        for part in ["1m"] if options.quick else options.parts:
+            size = LARGE if part == "50m" else SMALL
             say(f"makes a policy ({size.name})")
-            task = make_task(Path(name) / size.name, size, threads=options.threads)
-            found |= measure_speed(task, size, pythons, repeats=options.repeats)
-            if size is SMALL:
+            task = make_task(Path(name) / part, size, threads=options.threads)
+            if part == "learning":
                 found |= measure_learning(task, pythons)
+            else:
+                found |= measure_speed(task, size, pythons, repeats=options.repeats)
     found["load_after"] = os.getloadavg()[0]
     text = json.dumps(found)
     if options.record:
         RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        before = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+        RESULT.write_text(json.dumps(before | found, indent=2) + "\n", encoding="utf-8")
     print(text)
 
 

@@ -1,0 +1,308 @@
+"""Does the policy step stop where the truth is best?
+
+    python -m benchmarks.overoptimisation [--quick] [--seeds N] [--record]
+
+The shop, whose Q^π is known exactly (`iterppo.environments.shop_solution`). Logs of the script
+`mediocre`; π_0 clones it; two Q̂, each fitted on half of the training conversations. PPO climbs the
+first one, without a KL penalty and without limits, far beyond what is sensible, and is read every
+few updates on held-out states:
+
+proxy: the reward, Q̂ of the one half        heldout: Q̂ of the other half        gold: Q^π itself
+
+all as means over one completion of every watched state, beside KL(π‖π_0) in nats per completion.
+Afterwards the rule of `iterppo.rl.stopping` is asked where it would have stopped, and which policy
+it would have kept.
+
+gold_share: gold of the policy that is kept / gold at its peak; wanted: at least .9 in every seed.
+gain_share: the same of what was gained over π_0, which is harder. gold_last_share: gold of the last
+policy / its peak: what there is to lose. peak_gain_lower_bound: how much higher gold's peak is
+where the reward is the ensemble's lower bound (κ = 1) than where it is the mean; wanted: above 0.
+
+The last line printed is a JSON object. `--record` writes it to
+`benchmarks/results/overoptimisation.json`, and the curves of all seeds to `overoptimisation.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+
+from benchmarks.known_truth import write_log
+from benchmarks.machine import machine, say
+from iterppo.artifact import open_artifact
+from iterppo.config import (
+    FitQConfig,
+    IngestConfig,
+    InitConfig,
+    PPOConfig,
+    PromptsConfig,
+    ReturnsConfig,
+)
+from iterppo.environments.shop import SCRIPTS
+from iterppo.environments.shop_solution import ShopSolution
+from iterppo.lm.policy import load_policy, prepare_libraries
+from iterppo.lm.ppo import PPOTrainer
+from iterppo.lm.q_function import QFunction
+from iterppo.logs.sources import LogFile
+from iterppo.rl.stopping import Limits, best, broken
+from iterppo.stages import fit_q, ingest, init, prompts, returns
+
+RESULTS = Path(__file__).resolve().parent / "results"
+GAMMA = 0.99
+LOG = "mediocre"
+LIMITS = {"kl_budget": 0.0, "least_entropy": 0.0, "least_distinct": 0.0, "judge_fall": 0.0}
+WANTED = 0.9
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(prog="benchmarks.overoptimisation", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one seed, 12 updates")
+    parser.add_argument("--seeds", type=int, help="number of seeds (5; quick: 1)")
+    parser.add_argument("--conversations", type=int, default=1600, help="in the log")
+    parser.add_argument("--updates", type=int, help="of PPO (48; quick: 12)")
+    parser.add_argument("--record", action="store_true", help="write to benchmarks/results")
+    options = parser.parse_args()
+    seeds = options.seeds or (1 if options.quick else 5)
+    updates = options.updates or (12 if options.quick else 48)
+    runs = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory(prefix="iterppo-") as folder:
+            runs.append(
+                one_run(
+                    Path(folder), seed=seed, conversations=options.conversations, updates=updates
+                )
+            )
+        print(f"seed {seed}: {_line(runs[-1])}", flush=True)
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "conversations": options.conversations,
+        "updates": updates,
+        "seeds": runs,
+    }
+    for name in ("gold_share", "gain_share", "gold_last_share", "peak_gain_lower_bound"):
+        result[name] = [round(run[name], 3) for run in runs]
+    result["within_a_tenth"] = sum(run["gold_share"] >= WANTED for run in runs)
+    if options.record:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "overoptimisation.json").write_text(
+            json.dumps(result, indent=2) + "\n", encoding="utf-8"
+        )
+        draw(runs, RESULTS / "overoptimisation.png")
+    print(json.dumps({name: value for name, value in result.items() if name != "seeds"}))
+
+
+def one_run(folder: Path, *, seed: int, conversations: int, updates: int) -> dict[str, Any]:
+    """One log; PPO on the mean of the ensemble, and on its lower bound."""
+    prepare(folder, seed=seed, conversations=conversations)
+    mean, bound = (climb(folder, seed=seed, updates=updates, kappa=kappa) for kappa in (0.0, 1.0))
+    gold = [point["gold"] for point in mean["curve"]]
+    peak, kept = max(gold), gold[mean["kept"]]
+    return {
+        "mean": mean,
+        "lower_bound": bound,
+        "gold_share": kept / peak,
+        "gain_share": (kept - gold[0]) / (peak - gold[0]) if peak > gold[0] else 1.0,
+        "gold_last_share": gold[-1] / peak,
+        "peak_gain_lower_bound": max(point["gold"] for point in bound["curve"]) - peak,
+    }
+
+
+def prepare(folder: Path, *, seed: int, conversations: int) -> None:
+    """Everything before the policy step, through the stages."""
+    write_log(folder / "log.jsonl", scripts=[LOG], number=conversations, seed=seed)
+    source = str(folder / "log.jsonl")
+    trajectories, paid, policy = (folder / name for name in ("trajectories", "returns", "policy"))
+    ingest.run(
+        IngestConfig(seed=seed),
+        logs=[LogFile(source, source)],
+        out=trajectories,
+        rejects=folder / "rejects",
+    )
+    returns.run(ReturnsConfig(gamma=GAMMA), trajectories=trajectories, out=paid)
+    init.run(
+        InitConfig(seed=seed, hidden_size=96, num_layers=2, max_steps=400),
+        trajectories=trajectories,
+        out=policy,
+    )
+    for part in ("first-half", "second-half"):
+        fit_q.run(
+            FitQConfig(seed=seed, part=part, sampled_states=0, bootstrap_samples=100),
+            trajectories=trajectories,
+            returns=paid,
+            policy=policy,
+            out=folder / f"q-{part}",
+        )
+    prompts.run(
+        PromptsConfig(seed=seed), trajectories=trajectories, policy=policy, out=folder / "prompts"
+    )
+
+
+class GoldBeside:
+    """A Q̂ that is asked now and then, and the truth about the same actions, which is noted."""
+
+    def __init__(self, judge: Any, gold: Gold) -> None:
+        self.judge = judge
+        self.gold = gold
+        self.noted: list[float] = []
+
+    def __call__(self, states: Any, actions: Sequence[str]) -> list[float]:
+        """The judge's values."""
+        self.noted.append(float(np.mean(self.gold(actions))))
+        values: list[float] = self.judge(states, actions)
+        return values
+
+
+class Gold:
+    """Q^π(s, a) in the watched states, in their order."""
+
+    def __init__(self, trajectories: Path, prompt_ids: Sequence[str]) -> None:
+        self._solution = ShopSolution(SCRIPTS[LOG], gamma=GAMMA)
+        wanted = set(prompt_ids)
+        self._turns: dict[str, list[dict[str, Any]]] = {}
+        for rows in open_artifact(trajectories, "trajectories").conversations():
+            for number, row in enumerate(rows, start=1):
+                name = f"{row['conversation_id']}/{row['turn']}"
+                if name in wanted:
+                    self._turns[name] = rows[:number]
+        self._prompt_ids = prompt_ids
+
+    def __call__(self, actions: Sequence[str]) -> list[float]:
+        """Of an action in each state."""
+        return [
+            self._solution.value(self._turns[name], action or None)
+            for name, action in zip(self._prompt_ids, actions, strict=True)
+        ]
+
+
+def climb(folder: Path, *, seed: int, updates: int, kappa: float) -> dict[str, Any]:
+    """PPO without limits; the curve, and what the rule makes of it."""
+    prepare_libraries()
+    say(f"seed {seed}: ppo, κ = {kappa:g}")
+    config = PPOConfig(
+        seed=seed,
+        updates=updates,
+        kappa=kappa,
+        kl_coefficient=0.0,
+        watch_updates=2,
+        watched_prompts=256,
+        best_of=0,
+        **LIMITS,
+    )
+    reward = QFunction.load(folder / "q-first-half" / "model")
+    reward.kappa = kappa
+    judge = QFunction.load(folder / "q-second-half" / "model")
+    rows = list(open_artifact(folder / "prompts", "prompts").rows())
+    watched = [row for row in rows if row["split"] == "heldout"][: config.watched_prompts]
+    gold = Gold(folder / "trajectories", [row["prompt_id"] for row in watched])
+    beside = GoldBeside(judge, gold)
+    with tempfile.TemporaryDirectory(prefix="iterppo-") as work:
+        trainer = PPOTrainer(
+            policy=load_policy(folder / "policy"),
+            reward=reward,
+            judge=beside,
+            prompts=[row for row in rows if row["split"] == "train"],
+            watched=watched,
+            config=config,
+            work=Path(work),
+            on_samples=lambda _: None,
+        )
+        trainer.train()
+    readings = trainer.watching.readings
+    defaults = PPOConfig()
+    limits = Limits(
+        kl=defaults.kl_budget,
+        entropy=defaults.least_entropy,
+        distinct=defaults.least_distinct,
+        judge_fall=defaults.judge_fall,
+    )
+    stop, reason = len(readings), None
+    for number in range(1, len(readings) + 1):
+        reason = broken(readings[:number], limits)
+        if reason is not None:
+            stop = number
+            break
+    curve = [
+        {
+            "update": reading.update,
+            "kl": reading.kl,
+            "proxy": reading.q,
+            "heldout": reading.score,
+            "gold": true,
+        }
+        for reading, true in zip(readings, beside.noted, strict=True)
+    ]
+    for point in curve:
+        print(
+            ", ".join(f"{name} {value:.3g}" for name, value in point.items()),
+            file=sys.stderr,
+            flush=True,
+        )
+    return {
+        "curve": curve,
+        "stop": readings[stop - 1].update,
+        "reason": reason,
+        "kept": best(readings[:stop], limits),
+    }
+
+
+def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
+    """Proxy, held-out and gold against KL, a panel a seed; where the rule stops, what it keeps."""
+    mpl.use("Agg")
+    figure, axes = plt.subplots(
+        1, len(runs), figsize=(3.2 * len(runs), 3.2), sharey=True, squeeze=False
+    )
+    colours = {"proxy": "#c44e52", "heldout": "#dd8452", "gold": "#4c72b0"}
+    labels = {
+        "proxy": "reward: Q̂ of one half",
+        "heldout": "Q̂ of the other half",
+        "gold": "the truth, Q^π",
+    }
+    for number, (axis, run) in enumerate(zip(axes[0], runs, strict=True)):
+        curve = run["mean"]["curve"]
+        for name, colour in colours.items():
+            axis.plot(
+                [point["kl"] for point in curve],
+                [point[name] for point in curve],
+                color=colour,
+                label=labels[name],
+            )
+        bound = run["lower_bound"]["curve"]
+        axis.plot(
+            [point["kl"] for point in bound],
+            [point["gold"] for point in bound],
+            color=colours["gold"],
+            linestyle=":",
+            label="the truth, with κ = 1",
+        )
+        kept = curve[run["mean"]["kept"]]
+        axis.plot(kept["kl"], kept["gold"], "o", color=colours["gold"], label="kept")
+        axis.set_title(f"seed {number}", fontsize=9)
+        axis.set_xlabel("KL(π‖π₀), nats per completion")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("discounted outcomes")
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="upper center", ncol=len(names), frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0, 1, 0.9))
+    figure.savefig(file, dpi=130)
+
+
+def _line(run: dict[str, Any]) -> str:
+    numbers = {name: value for name, value in run.items() if isinstance(value, float)}
+    return (
+        ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+        + f", stops behind update {run['mean']['stop']} ({run['mean']['reason']})"
+    )
+
+
+if __name__ == "__main__":
+    main()
