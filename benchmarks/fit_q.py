@@ -112,7 +112,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="300 conversations and one pass")
+    parser.add_argument("--quick", action="store_true", help="300 conversations, four passes")
     parser.add_argument("--logs", nargs="+", help="conversations (default: of the shop)")
     parser.add_argument("--record", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
@@ -121,7 +121,7 @@ def main() -> None:
     found = measure(
         options.logs,
         num_conversations=300 if options.quick else 3_000,
-        passes=1 if options.quick else 3,
+        passes=4 if options.quick else 3,
         init_steps=30 if options.quick else 300,
     )
     text = json.dumps(found)
