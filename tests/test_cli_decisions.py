@@ -259,7 +259,7 @@ def test_compare_corrects_for_several_arms(folder: Path, command: Command) -> No
     assert b["p_value_holm"] == 2 * b["p_value"]
     assert c["p_value_holm"] == max(c["p_value"], b["p_value_holm"])
     assert [arm["differs"] for arm in (b, c)] == [True, True]
-    assert "(Holm 0.0" in command("compare", *logs).stdout
+    assert "(Holm = 0.0" in command("compare", *logs).stdout
 
 
 def test_compare_for_daily_looks_is_more_careful(folder: Path, command: Command) -> None:

@@ -58,7 +58,7 @@ def _arm_line(arm: Mapping[str, Any]) -> str:
         text += f" ({arm['censored']} open)"
     if "difference" in arm:
         text += f"  {_interval(arm, 'difference', sign='+')}"
-        text += f"  p = {_p(arm['p_value'])}"
+        text += f"  p {_p(arm['p_value'])}"
         if arm["p_value_holm"] != arm["p_value"]:
             text += f" (Holm {_p(arm['p_value_holm'])})"
     return f"{text}  {arm['trajectories']}"
@@ -115,7 +115,7 @@ def _measures(arms: list[dict[str, Any]]) -> list[str]:
 def _segment_lines(block: Mapping[str, Any], by: str) -> list[str]:
     lines = [
         f"exploratory, by {by}, {block['trajectories']} to the first: nothing is corrected for the "
-        f"number of segments; that all are alike has p = {_p(block['p_value_heterogeneity'])}"
+        f"number of segments; that all are alike has p {_p(block['p_value_heterogeneity'])}"
     ]
     for row in block["segments"]:
         sizes = f"{row['conversations']} and {row['base_conversations']}"
@@ -132,4 +132,11 @@ def _interval(row: Mapping[str, Any], name: str, *, sign: str = "") -> str:
 
 
 def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1g}"
+    """What stands behind `p`. Far below any level, digits say nothing, and may be 0 by rounding.
+
+    >>> _p(0.0123), _p(0.0004), _p(0.0)
+    ('= 0.012', '= 0.0004', '< 1e-6')
+    """
+    if value < 1e-6:
+        return "< 1e-6"
+    return f"= {value:.3f}" if value >= 0.001 else f"= {value:.1g}"
