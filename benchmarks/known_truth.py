@@ -122,21 +122,7 @@ def one_run(
     methods: Sequence[str],
 ) -> dict[str, Any]:
     """One log, all methods on it."""
-    write_log(folder / "log.jsonl", scripts=log, number=conversations, seed=seed)
-    trajectories, paid, policy = (folder / name for name in ("trajectories", "returns", "init"))
-    source = str(folder / "log.jsonl")
-    ingest.run(
-        IngestConfig(seed=seed),
-        logs=[LogFile(source, source)],
-        out=trajectories,
-        rejects=folder / "rejects",
-    )
-    returns.run(ReturnsConfig(gamma=GAMMA), trajectories=trajectories, out=paid)
-    init.run(
-        InitConfig(seed=seed, hidden_size=96, num_layers=2, max_steps=400),
-        trajectories=trajectories,
-        out=policy,
-    )
+    trajectories, paid, policy = prepare(folder, scripts=log, number=conversations, seed=seed)
     write_actions(folder / "actions", trajectories=trajectories, script=target, seed=seed)
     truth = exact_values(trajectories, script=target)
     values = np.array(list(truth.values()))
@@ -156,6 +142,28 @@ def one_run(
         )
         found[method] = compare(out, truth) | {"seconds": time.perf_counter() - started}
     return found
+
+
+def prepare(
+    folder: Path, *, scripts: Sequence[str], number: int, seed: int
+) -> tuple[Path, Path, Path]:
+    """Trajectories, returns and a first policy of conversations of scripts, by the stages."""
+    trajectories, paid, policy = (folder / name for name in ("trajectories", "returns", "init"))
+    log = folder / "log.jsonl"
+    write_log(log, scripts=scripts, number=number, seed=seed)
+    ingest.run(
+        IngestConfig(seed=seed),
+        logs=[LogFile(str(log), str(log))],
+        out=trajectories,
+        rejects=folder / "rejects",
+    )
+    returns.run(ReturnsConfig(gamma=GAMMA), trajectories=trajectories, out=paid)
+    init.run(
+        InitConfig(seed=seed, hidden_size=96, num_layers=2, max_steps=400),
+        trajectories=trajectories,
+        out=policy,
+    )
+    return trajectories, paid, policy
 
 
 def write_log(file: Path, *, scripts: Sequence[str], number: int, seed: int) -> None:

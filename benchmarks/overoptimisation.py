@@ -36,28 +36,23 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
-from benchmarks.known_truth import write_log
+from benchmarks.known_truth import GAMMA, prepare
 from benchmarks.machine import machine, say
 from iterppo.artifact import open_artifact
 from iterppo.config import (
     FitQConfig,
-    IngestConfig,
-    InitConfig,
     PPOConfig,
     PromptsConfig,
-    ReturnsConfig,
 )
 from iterppo.environments.shop import SCRIPTS
 from iterppo.environments.shop_solution import ShopSolution
 from iterppo.lm.policy import load_policy, prepare_libraries
 from iterppo.lm.ppo import PPOTrainer
 from iterppo.lm.q_function import QFunction
-from iterppo.logs.sources import LogFile
 from iterppo.rl.stopping import Limits, best, broken
-from iterppo.stages import fit_q, ingest, init, prompts, returns
+from iterppo.stages import fit_q, prompts
 
 RESULTS = Path(__file__).resolve().parent / "results"
-GAMMA = 0.99
 LOG = "mediocre"
 LIMITS = {"kl_budget": 0.0, "least_entropy": 0.0, "least_distinct": 0.0, "judge_fall": 0.0}
 WANTED = 0.9
@@ -103,7 +98,7 @@ def main() -> None:
 
 def one_run(folder: Path, *, seed: int, conversations: int, updates: int) -> dict[str, Any]:
     """One log; PPO on the mean of the ensemble, and on its lower bound."""
-    prepare(folder, seed=seed, conversations=conversations)
+    make_round(folder, seed=seed, conversations=conversations)
     mean, bound = (climb(folder, seed=seed, updates=updates, kappa=kappa) for kappa in (0.0, 1.0))
     gold = [point["gold"] for point in mean["curve"]]
     peak, kept = max(gold), gold[mean["kept"]]
@@ -117,23 +112,9 @@ def one_run(folder: Path, *, seed: int, conversations: int, updates: int) -> dic
     }
 
 
-def prepare(folder: Path, *, seed: int, conversations: int) -> None:
+def make_round(folder: Path, *, seed: int, conversations: int) -> None:
     """Everything before the policy step, through the stages."""
-    write_log(folder / "log.jsonl", scripts=[LOG], number=conversations, seed=seed)
-    source = str(folder / "log.jsonl")
-    trajectories, paid, policy = (folder / name for name in ("trajectories", "returns", "policy"))
-    ingest.run(
-        IngestConfig(seed=seed),
-        logs=[LogFile(source, source)],
-        out=trajectories,
-        rejects=folder / "rejects",
-    )
-    returns.run(ReturnsConfig(gamma=GAMMA), trajectories=trajectories, out=paid)
-    init.run(
-        InitConfig(seed=seed, hidden_size=96, num_layers=2, max_steps=400),
-        trajectories=trajectories,
-        out=policy,
-    )
+    trajectories, paid, policy = prepare(folder, scripts=[LOG], number=conversations, seed=seed)
     for part in ("first-half", "second-half"):
         fit_q.run(
             FitQConfig(seed=seed, part=part, sampled_states=0, bootstrap_samples=100),
@@ -207,7 +188,7 @@ def climb(folder: Path, *, seed: int, updates: int, kappa: float) -> dict[str, A
     beside = GoldBeside(judge, gold)
     with tempfile.TemporaryDirectory(prefix="iterppo-") as work:
         trainer = PPOTrainer(
-            policy=load_policy(folder / "policy"),
+            policy=load_policy(folder / "init"),
             reward=reward,
             judge=beside,
             prompts=[row for row in rows if row["split"] == "train"],

@@ -117,10 +117,12 @@ def end_with_whoever_started_this() -> None:
 
     A launcher that is killed with signal 9 cannot end the processes that it started.
     """
+    from iterppo.artifact.writing import process_lives  # with pyarrow: a stage has it anyway
+
     launcher, command = os.getppid(), int(os.environ.get(_STARTED_BY, "0"))
 
     def look() -> None:
-        while os.getppid() == launcher and (not command or _lives(command)):
+        while os.getppid() == launcher and (not command or process_lives(command)):
             time.sleep(_LOOK_EVERY_S)
         os._exit(ProcessError.exit_status)
 
@@ -184,13 +186,3 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": BASE | {"artifact", "config", "progress"},
     "rl": BASE,
     "progress": {"errors"},
-    "launch": {"errors"},
+    "launch": {"errors", "artifact"},
     "engines": {"errors", "artifact"},
     "pipeline": BASE | {"config"},
     "execution": BASE | {"artifact", "config", "engines", "launch", "logs", "pipeline"},

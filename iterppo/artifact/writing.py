@@ -264,11 +264,12 @@ def _sweep(out: Path) -> None:
     for mark in (".tmp-", ".old-"):
         for leftover in out.parent.glob(f".{glob.escape(out.name)}{mark}*"):
             pid = leftover.name.rpartition("-")[2]
-            if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
+            if pid.isdigit() and (int(pid) == os.getpid() or not process_lives(int(pid))):
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def process_lives(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
