@@ -28,6 +28,7 @@ from iterppo.artifact import (
     open_artifact,
     read_manifest,
 )
+from iterppo.artifact.writing import process_lives
 from iterppo.config import IngestConfig, ReturnsConfig
 from iterppo.errors import ArtifactError, UsageError
 from iterppo.execution import execute
@@ -770,3 +771,11 @@ def test_a_full_disk_is_a_line_and_leaves_what_was_there(
     assert str(out) in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (out / "kept.json").exists()
+
+
+def test_a_process_lives_until_it_has_ended() -> None:
+    child = subprocess.Popen(["true"])
+    assert process_lives(child.pid)
+    child.wait()
+    assert not process_lives(child.pid)
+    assert process_lives(os.getpid())

@@ -1,8 +1,6 @@
 """What is checked before processes are started, and what is told when one of them fails."""
 
 import json
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,11 +138,3 @@ def test_an_error_is_left_only_by_a_process_that_was_started(
     left = launching._left_behind(tmp_path)
     assert (type(left), str(left)) == (UsageError, str(error))
     assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
-
-
-def test_a_process_that_lost_its_parent_knows() -> None:
-    child = subprocess.Popen(["true"])
-    assert launching._lives(child.pid)
-    child.wait()
-    assert not launching._lives(child.pid)
-    assert launching._lives(os.getpid())
