@@ -406,6 +406,12 @@ def ppo(
         Path | None,
         typer.Option("--judge", help="Q artifact of other conversations: a second opinion."),
     ] = None,
+    trajectories: Annotated[
+        Path | None,
+        typer.Option(
+            "--trajectories", help="Trajectories artifact, for ppo.critic_warmup = returns."
+        ),
+    ] = None,
     algorithm: Annotated[
         Algorithm | None, typer.Option("--algorithm", help="Short for --set ppo.algorithm=….")
     ] = None,
@@ -422,7 +428,13 @@ def ppo(
     """Prompts, q and policy to a better policy."""
     _run(
         "ppo",
-        inputs={"prompts": prompts, "q": q, "policy": policy, "judge": judge},
+        inputs={
+            "prompts": prompts,
+            "q": q,
+            "policy": policy,
+            "judge": judge,
+            "trajectories": trajectories,
+        },
         out={"out": out},
         round_folder=round_folder,
         config=config,

@@ -425,9 +425,14 @@ class PPOConfig(StageConfig):
     whiten_advantages: bool = True
     """Scale the advantages of an update to mean 0 and standard deviation 1; less than that where
     the spread has fallen by more than a tenth since the update before."""
+    critic: Literal["head", "separate"] = "head"
+    """`head`: values are read by the policy's own backbone; `separate`: by a copy of it, which is
+    trained beside the policy, for more memory and time. `ppo` only."""
+    critic_warmup: Literal["q", "returns"] = "q"
+    """What the value head is fitted on before the first update: completions of the first policy,
+    worth their Q; or suggestions of the log, worth their returns (reads the trajectories)."""
     critic_samples: CountOrZero = 512
-    """Completions of the first policy that the value head is fitted on before the first update; 0:
-    it starts at zero."""
+    """Completions, or suggestions of the log, for that; 0: the value head starts at zero."""
     max_gradient_norm: Positive = 1.0
     """Clipping of the gradient's norm."""
     lora_rank: CountOrZero = 0
@@ -435,6 +440,9 @@ class PPOConfig(StageConfig):
     the end; 0: the model itself is trained."""
     lora_alpha: Count = 16
     """Scale of the adapters: α/rank."""
+    bf16: bool = False
+    """Compute in bfloat16; weights and the value head stay float32, but under DeepSpeed, which
+    keeps weights in bfloat16 and a copy of them in float32."""
     checkpoint_updates: Count = 4
     """Updates between two saves, from which a killed training goes on."""
     watch_updates: CountOrZero = 4

@@ -25,13 +25,14 @@ from iterppo.config import (
     FitQConfig,
     IngestConfig,
     InitConfig,
+    PPOConfig,
     StageConfig,
     load_config,
 )
 from iterppo.engines.light_arrow import leave_pandas_out
 from iterppo.errors import GateError, ProcessError, UsageError
 from iterppo.launch import Processes, end_with_whoever_started_this, is_launched, launch
-from iterppo.pipeline import BEHAVIOUR, STAGES, Stage, resolve, sections
+from iterppo.pipeline import BEHAVIOUR, STAGES, Slot, Stage, resolve, sections
 
 if TYPE_CHECKING:
     from iterppo.logs.sources import LogFile
@@ -110,8 +111,7 @@ def _execute(
     if name == "ingest":
         given["logs"] = _find_logs(given["logs"], round_folder, stack)
     for slot in stage.reads:
-        not_read = isinstance(config, FitQConfig) and config.method != "fqe"
-        if given.get("scripted") or (slot.name == "actions" and not_read):
+        if given.get("scripted") or not _is_read(slot, config):
             arguments[slot.name] = None
             continue
         arguments[slot.name] = resolve(
@@ -140,6 +140,15 @@ def _execute(
         given["deepspeed"] = processes.deepspeed
     manifest = stage.run(config, **arguments, **given)
     return manifest, out, True
+
+
+def _is_read(slot: Slot, config: StageConfig) -> bool:
+    """Whether a stage that is configured so looks at what may lie there."""
+    if isinstance(config, FitQConfig) and slot.name == "actions":
+        return config.method == "fqe"
+    if isinstance(config, PPOConfig) and slot.name == "trajectories":
+        return config.critic_warmup == "returns"
+    return True
 
 
 def _command(

@@ -131,6 +131,7 @@ _ORDER = (
             Slot("q", "q", "q"),
             _BEHAVIOUR_POLICY,
             Slot("judge", "q", "judge", optional=True),
+            Slot("trajectories", "trajectories", "trajectories", optional=True),
         ),
         writes=(Slot("out", "policy", "policy"),),
     ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact import Artifact, ArtifactWriter, Manifest, fingerprint, open_artifact
 from iterppo.config import PPOConfig
+from iterppo.contracts.trajectories import action
 from iterppo.errors import DataError, UsageError
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import say
@@ -16,6 +17,7 @@ from iterppo.progress import say
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from iterppo.lm.critic_warmup import LoggedSuggestion
     from iterppo.lm.ppo import PPOTrainer
 
 
@@ -27,6 +29,7 @@ def run(
     policy: Path,
     out: Path,
     judge: Path | None = None,
+    trajectories: Path | None = None,
     deepspeed: Path | None = None,
 ) -> Manifest | None:
     """Train on the prompts of the training conversations, with Q̂ as the reward; write the policy
@@ -57,6 +60,11 @@ def run(
     second = None if judge is None else open_artifact(judge, "q")
     if second is not None:
         inputs["judge"] = second.record()
+    suggestions = []
+    if config.critic_warmup == "returns":
+        log = _log(trajectories)
+        inputs["trajectories"] = log.record()
+        suggestions = _logged(problems, fitted, log)
     rows, watched = _divided(problems, config)
     if not rows:
         raise DataError(
@@ -99,6 +107,7 @@ def run(
             on_samples=writer.write if writer is not None else lambda _: None,
             watched=watched,
             judge=second_opinion,
+            logged=suggestions,
             checkpoint=checkpoint,
             deepspeed=deepspeed,
         )
@@ -124,17 +133,54 @@ def _divided(
     return train, heldout[: config.watched_prompts if config.watch_updates else 0]
 
 
+def _log(trajectories: Path | None) -> Artifact:
+    if trajectories is None:
+        raise UsageError(
+            'ppo: critic_warmup = "returns" needs the suggestions of the log. Name --trajectories, '
+            'or leave it at "q".'
+        )
+    return open_artifact(trajectories, "trajectories")
+
+
+def _logged(problems: Artifact, fitted: Artifact, log: Artifact) -> list[LoggedSuggestion]:
+    """Suggestions in the training prompts' states, with the returns that Q was fitted on."""
+    from iterppo.lm.critic_warmup import LoggedSuggestion
+
+    place = ("conversation_id", "turn")
+    known = {
+        tuple(row[name] for name in place): (row["return"], row["weight"])
+        for row in fitted.rows([*place, "return", "weight", "split"])
+        if row["return"] is not None and row["split"] == "train"
+    }
+    said = {
+        key: action(row)
+        for row in log.rows([*place, "suggestion", "sent", "adoption"])
+        if (key := tuple(row[name] for name in place)) in known
+    }
+    found = [
+        LoggedSuggestion(row["prompt"], text, *known[key])
+        for row in problems.rows([*place, "prompt"])
+        if (text := said.get(key := tuple(row[name] for name in place))) is not None
+    ]
+    if not found:
+        raise DataError(
+            f"{log.path}: no turn of it has a prompt in {problems.path} and a return in "
+            f"{fitted.path}. Name artifacts of one round."
+        )
+    return found
+
+
 def _write(
     writer: ArtifactWriter, trainer: PPOTrainer, weights: dict[str, Tensor], behaviour: Path
 ) -> None:
     """The improved policy, its critic and its curves."""
     from iterppo.lm import policy as policies
-    from iterppo.lm.critic import head_of
+    from iterppo.lm.critic import critic_of
     from iterppo.lm.training_log import write_training_log
 
     if trainer.has_critic:
-        head = head_of(weights)
-        (writer.folder / "critic.safetensors").write_bytes(policies.tensors_as_bytes(head))
+        critic = critic_of(weights)
+        (writer.folder / "critic.safetensors").write_bytes(policies.tensors_as_bytes(critic))
     improved = policies.with_weights(policies.load_policy(behaviour), weights)
     saved = policies.save_policy(
         writer.folder / policies.MODEL,

@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 
 from iterppo.artifact import Artifact, Manifest, open_artifact, read_manifest
 from iterppo.cli import app
+from iterppo.errors import UsageError
 from iterppo.lm import ppo, q_fitting
 from iterppo.logs.sources import LOG_FILE
 from iterppo.pipeline import STAGES
@@ -245,6 +246,24 @@ def test_ppo_reports_a_ratio_of_one_and_a_policy_that_moved(first: Path) -> None
     assert (first / "policy" / "training_log.parquet").is_file()
     readings = json.loads((first / "policy" / "watch.json").read_text())["readings"]
     assert readings[0]["update"] == 0
+
+
+def test_a_critic_that_begins_with_returns_reads_the_log(
+    first: Path, config: Path, tmp_path: Path
+) -> None:
+    settings = ("--set", "ppo.critic_warmup=returns", "--set", "ppo.updates=1")
+    written = ("--out", tmp_path / "policy", "--config", config, "--force", *settings)
+    run("ppo", "--round", first, *written)
+    named = [
+        argument
+        for name, place in (("prompts", "prompts"), ("q", "q"), ("policy", "init"))
+        for argument in (f"--{name}", first / place)
+    ]
+    with pytest.raises(UsageError, match="Name --trajectories"):
+        invoke("ppo", *named, *written)
+
+    assert "trajectories" in manifest(tmp_path / "policy").inputs
+    assert "trajectories" not in manifest(first / "policy").inputs
 
 
 def test_the_export_was_served_by_plain_transformers_in_a_fresh_process(first: Path) -> None:

@@ -6,6 +6,7 @@ have T + 1 columns: column t stands before completion token t.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -115,7 +116,9 @@ class CompletionTrainer(GRPOTrainer):
         kept_BU = (ended_BU.cumsum(1) - ended_BU.int()) == 0
         return [row[kept].tolist() for row, kept in zip(written_BU, kept_BU, strict=True)]
 
-    def _draw(self, model: Any, prompt_ids: list[list[int]]) -> tuple[list[list[int]], Pass]:
+    def _draw(self, model: Any, prompt_ids: list[list[int]]) -> tuple[list[list[int]], Pass | None]:
+        """Completions, and what sampling has seen of them; None where there is more to see: a
+        critic with a backbone of its own keeps no keys and values."""
         B, T = len(prompt_ids), self.max_completion_length
         device = self.accelerator.device
         uniform_BT = self._uniforms().to(device)
@@ -125,7 +128,8 @@ class CompletionTrainer(GRPOTrainer):
         for batch in token_batches(
             [len(prompt) + T for prompt in prompt_ids], tokens_per_batch=TOKENS_PER_BATCH, seed=None
         ):
-            with self.critic.collecting() as collected:
+            collecting = nullcontext() if self.critic.separate else self.critic.collecting()
+            with collecting as collected:
                 drawn = draw_tokens(
                     model,
                     *self._padded([prompt_ids[row] for row in batch]),
@@ -133,12 +137,15 @@ class CompletionTrainer(GRPOTrainer):
                     max_new_tokens=T,
                     eos_id=self.renderer.eos_id,
                     uniform_BT=uniform_BT[batch],
-                    beside=partial(_newest, collected),
+                    beside=None if collected is None else partial(_newest, collected),
                 )
             for row, tokens in zip(batch, drawn.tokens, strict=True):
                 completions[row] = tokens
-            assert drawn.beside_BT1 is not None
-            logprob_BT[batch], value_BT1[batch] = drawn.logprob_BT, drawn.beside_BT1
+            logprob_BT[batch] = drawn.logprob_BT
+            if drawn.beside_BT1 is not None:
+                value_BT1[batch] = drawn.beside_BT1
+        if self.critic.separate:
+            return completions, None
         longest = max(len(tokens) for tokens in completions)
         return completions, Pass(logprob_BT[:, :longest], value_BT1[:, : longest + 1])
 

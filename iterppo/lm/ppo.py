@@ -31,8 +31,10 @@ from transformers.integrations.deepspeed import (
 )
 
 from iterppo.config import PPOConfig
+from iterppo.lm import critic_warmup
 from iterppo.lm.completion_trainer import CompletionTrainer
-from iterppo.lm.critic import HEAD, Critic
+from iterppo.lm.critic import BACKBONE, HEAD, Critic, Valued
+from iterppo.lm.critic_warmup import LoggedSuggestion
 from iterppo.lm.generation import seed_sampling
 from iterppo.lm.minibatches import by_prompt
 from iterppo.lm.policy import Policy
@@ -53,6 +55,8 @@ from iterppo.rl.losses import value_loss
 RATIO_TOLERANCE = 1e-3
 """Largest |log π_new − log π_old| on a minibatch that saw no update yet. Beyond rounding it is a
 defect, never noise."""
+RATIO_TOLERANCE_BF16 = 0.1
+"""The same in bfloat16, whose eight bits round a logit of 20 by as much as 0.06."""
 
 LEAST_ADVANTAGE_SCALE = 1e-4
 """Advantages of less than a ten-thousandth of an outcome are rounding of Q̂ and are not enlarged."""
@@ -77,6 +81,8 @@ class PPOTrainer(CompletionTrainer):
         watched: Rows as those of `prompts`, that the policy is not trained on: it is read on them
             on the way, and the best that was read is kept. None of them: it is not read.
         judge: Q of other conversations, a second opinion at every reading.
+        logged: Suggestions of the log with their returns, for a critic that begins with these
+            (`critic_warmup`).
         checkpoint: Where to save, and to go on from what was saved there.
         deepspeed: DeepSpeed's configuration; None: without it.
     """
@@ -96,6 +102,7 @@ class PPOTrainer(CompletionTrainer):
         on_samples: Callable[[list[dict[str, Any]]], None],
         watched: Sequence[dict[str, Any]] = (),
         judge: Reward | None = None,
+        logged: Sequence[LoggedSuggestion] = (),
         checkpoint: PPOCheckpoint | None = None,
         deepspeed: Path | None = None,
     ) -> None:
@@ -108,7 +115,7 @@ class PPOTrainer(CompletionTrainer):
         self._first_model: Any = None
         if watched and config.watch_updates and not config.kl_coefficient and not config.lora_rank:
             self._first_model = copy.deepcopy(policy.model).eval()
-        self.critic = Critic(policy.model)
+        self.critic = Critic(policy.model, separate=config.critic == "separate" and self.has_critic)
         self.largest_first_log_ratio = 0.0
         self.kl = (
             AdaptiveKL(config.kl_coefficient, target=config.kl_target, horizon=config.kl_horizon)
@@ -136,16 +143,15 @@ class PPOTrainer(CompletionTrainer):
                 processing_class=policy.renderer.tokenizer,
                 peft_config=_adapters(config),
             )
-        getattr(policy.model, HEAD).requires_grad_(True)  # which adapters freeze
+        for own in (HEAD, BACKBONE) if self.critic.separate else (HEAD,):
+            getattr(policy.model, own).requires_grad_(True)  # which adapters freeze
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         found = checkpoint.load() if checkpoint else None
         if found is not None:
             restore_parameters(found[0].tensors, self.trained)
             on_samples(found[1])
         elif config.critic_samples and self.has_critic:
-            self.critic.fit_head(
-                policy, reward, rows, number=config.critic_samples, seed=config.seed
-            )
+            self._begin_critic(rows, logged)
         models = [policy.model]
         if self.ref_model is not None:
             models.append(self.accelerator.unwrap_model(self.ref_model))
@@ -174,6 +180,22 @@ class PPOTrainer(CompletionTrainer):
             self.add_callback(self.watching)
         if checkpoint is not None:
             self.add_callback(Resume(self, checkpoint, saved, per_update=per_update))
+
+    def _begin_critic(
+        self, rows: Sequence[dict[str, Any]], logged: Sequence[LoggedSuggestion]
+    ) -> None:
+        """The value head as it is before the first update."""
+        number, seed = self.config.critic_samples, self.config.seed
+        policy = self._policy
+        policy.model.eval()
+        examples: list[Valued]
+        if self.config.critic_warmup == "returns":
+            examples = critic_warmup.logged(policy, logged, number=number, seed=seed)
+        else:
+            examples = critic_warmup.drawn(policy, self.reward, rows, number=number, seed=seed)
+        if examples:
+            self.critic.fit_head(examples)
+        policy.model.train()
 
     # --- sampling
 
@@ -419,7 +441,8 @@ class PPOTrainer(CompletionTrainer):
         own = ((new_BT - old_BT).abs() * mask_BT).max()
         difference = self.accelerator.gather(own.reshape(1)).max().item()
         self.largest_first_log_ratio = max(self.largest_first_log_ratio, difference)
-        if not difference <= RATIO_TOLERANCE:
+        tolerance = RATIO_TOLERANCE_BF16 if self.config.bf16 else RATIO_TOLERANCE
+        if not difference <= tolerance:
             raise RuntimeError(
                 f"π_new/π_old is exp(±{difference:.3g}) before any update: sampling and training "
                 "disagree "
@@ -558,7 +581,7 @@ def _adapters(config: PPOConfig) -> LoraConfig | None:
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         target_modules="all-linear",
-        exclude_modules=[HEAD],
+        exclude_modules=rf"{HEAD}|{BACKBONE}\..*",
     )
 
 

@@ -43,6 +43,8 @@ def training_plan(config: PPOConfig, policy: Policy, *, q_model: Any | None) -> 
     models = [f"policy ({_count(policy_size)} parameters, float32, trained)"]
     if config.kl_coefficient:
         models.append(f"reference ({_count(policy_size)})")
+    if _own_backbone(config):
+        models.append(f"critic ({_count(policy_size)}, trained)")
     if q_model is not None:
         models.append(f"Q ({_count(q_size)})")
     per_update, prompts = config.completions_per_update, config.completions_per_prompt
@@ -78,6 +80,8 @@ def estimated_memory(config: PPOConfig, policy: Policy, *, q_parameters: int) ->
     written, prompt = policy.settings.max_new_tokens, policy.settings.max_prompt_tokens
     size = num_parameters(policy.model)
     copies = 2 if config.kl_coefficient else 1
+    trained = 2 if _own_backbone(config) else 1
+    copies += trained - 1
     microbatch = config.microbatch_size
     rows = -(-microbatch // config.completions_per_prompt)
     tokens = rows * prompt + microbatch * written
@@ -85,8 +89,13 @@ def estimated_memory(config: PPOConfig, policy: Policy, *, q_parameters: int) ->
     logits = 4 * microbatch * written * shape.vocab_size
     cached = min(16_384, config.completions_per_update * (prompt + written))
     sampling = 2 * 2 * layers * key_width * cached  # twice: rows that leave are copied
-    numbers = Memory(copies * size + q_parameters, 3 * size, max(activations + logits, sampling))
+    learning = trained * activations + logits
+    numbers = Memory(copies * size + q_parameters, 3 * trained * size, max(learning, sampling))
     return Memory(*(number * _NUMBER_BYTES / 2**20 for number in numbers))
+
+
+def _own_backbone(config: PPOConfig) -> bool:
+    return config.critic == "separate" and config.algorithm == "ppo"
 
 
 def num_parameters(model: Any | None) -> int:

@@ -62,7 +62,7 @@ def trainer_arguments(
         max_grad_norm=config.max_gradient_norm,
         disable_dropout=True,
         gradient_checkpointing=False,
-        bf16=False,
+        bf16=config.bf16,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=False,
         logging_steps=config.epochs * config.minibatches,

@@ -33,6 +33,7 @@ needs_deepspeed = pytest.mark.skipif(
 FULL: dict[str, Any] = {}
 # Watched too: at ZeRO 3 every look at the policy is one that all processes take part in.
 ADAPTERS = {"lora_rank": 4, "watched": True, "watch_updates": 1, "best_of": 2}
+SEPARATE = {"critic": "separate"}
 TOLERANCE = 1e-4
 
 
@@ -110,6 +111,8 @@ def jobs_of_ppo(folder: Path) -> dict[str, dict[str, Any]]:
     for stage in (1, 2, 3):
         jobs[f"zero {stage} full"] = zero(stage)
         jobs[f"zero {stage} adapters"] = {**zero(stage), **ADAPTERS}
+    jobs["zero 3 separate"] = {**zero(3), **SEPARATE}
+    jobs["zero 3 bf16"] = {**zero(3), "bf16": True}
     jobs["zero 3 full"] |= {"checkpoint": str(folder / "of zero 3")}
     for stage in (2, 3):
         jobs[f"one, then zero {stage}"] = {
@@ -151,6 +154,7 @@ def made(
     ppo: dict[str, dict[str, Any]] = {
         "one full": {"checkpoint": str(folder / "of one")},
         "one adapters": ADAPTERS,
+        "one separate": SEPARATE,
     }
     q = {f"one {name}": settings for name, settings in Q_KINDS.items()}
     q["one full"] = {"checkpoint": str(folder / "q of one")}
@@ -242,6 +246,30 @@ def test_one_process_moves_the_policy(kind: str, made: Made) -> None:
     moved = max((after[name] - weight).abs().max().item() for name, weight in before.items())
     assert moved > 20 * TOLERANCE
     assert len(made.trained[f"one {kind}"].samples) == 2 * 16
+
+
+@needs_deepspeed
+def test_a_separate_critic_is_divided_too(made: Made) -> None:
+    alone, divided = made.trained["one separate"], made.trained["zero 3 separate"]
+
+    assert any(name.startswith("value_backbone.") for name in alone.weights)
+    assert_same(divided, alone)
+
+
+@needs_deepspeed
+def test_half_precision_under_deepspeed_stays_near_full_precision(made: Made) -> None:
+    alone, half = made.trained["one full"], made.trained["zero 3 bf16"]
+
+    assert {weight.dtype for weight in half.weights.values()} == {torch.bfloat16}
+    for name, weight in half.weights.items():
+        # Four steps of AdamW at 2e-3, each in either direction where a gradient is nearly nothing.
+        torch.testing.assert_close(
+            weight.float(), alone.weights[name], atol=2 * 4 * 2e-3, rtol=2**-8
+        )
+    moved = max(
+        (half.weights[n].float() - weight).abs().max().item() for n, weight in made.start.items()
+    )
+    assert moved > 2e-3
 
 
 def test_two_processes_make_what_one_makes(made: Made) -> None:

@@ -1,0 +1,81 @@
+"""What the critic is fitted on before the first update: completions, and what they are worth.
+
+q         completions of the policy as it is, worth Q̂: what updates will pay, without the noise
+          of outcomes, on the policy's own words
+returns   suggestions of the log, worth the return that followed: unbiased where Q̂ is not, as
+          noisy as outcomes are
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from iterppo.lm.critic import Valued
+from iterppo.lm.generation import sample
+from iterppo.lm.policy import Policy
+from iterppo.lm.rendering import Message
+
+
+class LoggedSuggestion(NamedTuple):
+    """A suggestion of the log, and what came of it."""
+
+    prompt: list[Message]
+    action: str
+    return_: float
+    """Discounted outcomes."""
+    weight: float
+    """Inverse censoring."""
+
+
+def drawn(
+    policy: Policy, reward: Any, prompts: Sequence[dict[str, Any]], *, number: int, seed: int
+) -> list[Valued]:
+    """Completions of the policy, worth Q̂. One that was cut off is no action and has no Q̂: it is
+    left out.
+
+    Args:
+        policy: π.
+        reward: Q̂.
+        prompts: Rows with a `prompt`.
+        number: Of completions.
+        seed: Of the choice of prompts and of the sampling.
+    """
+    chosen = random.Random(seed).choices(prompts, k=number)
+    states = [row["prompt"] for row in chosen]
+    torch.manual_seed(seed)
+    ended = [
+        (state, one)
+        for state, one in zip(states, sample(policy, states), strict=True)
+        if one.tokens[-1] == policy.renderer.eos_id
+    ]
+    if not ended:
+        return []
+    scores = reward([state for state, _ in ended], [one.text or "" for _, one in ended])
+    return [
+        Valued(policy.renderer.prompt_ids(state), one.tokens, score)
+        for (state, one), score in zip(ended, scores, strict=True)
+    ]
+
+
+def logged(
+    policy: Policy, suggestions: Sequence[LoggedSuggestion], *, number: int, seed: int
+) -> list[Valued]:
+    """Suggestions of the log, worth their returns.
+
+    Args:
+        policy: Whose tokens they become.
+        suggestions: Of the log.
+        number: How many are chosen at most.
+        seed: Of the choice.
+    """
+    if len(suggestions) > number:
+        suggestions = random.Random(seed).sample(suggestions, number)
+    renderer = policy.renderer
+    return [
+        Valued(renderer.prompt_ids(one.prompt), renderer.action_ids(one.action.strip()), *one[2:])
+        for one in suggestions
+    ]
