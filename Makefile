@@ -79,7 +79,7 @@ SET ?=
 # The environment, folder and number of rounds of `make loop`:
 #   make loop ROUNDS=3 RUN=runs/shop ENV=shop
 ENV ?= shop
-RUN ?= runs/shop
+RUN ?= runs/$(subst :,-,$(ENV))
 ROUNDS ?= 2
 # Conversations of the last policy, which are there to be counted only; empty: as many as of the others.
 LAST ?=

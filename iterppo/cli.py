@@ -135,7 +135,7 @@ def rollout(
         typer.Option(
             "--policy",
             help="Policy artifact or export, or `scripted`: the environment's own assistant; "
-            "`scripted:NAME` where it has several (shop: mediocre, expert, uniform).",
+            "`scripted:NAME` where it has several (shop, tutor: mediocre, expert, uniform).",
         ),
     ] = None,
     env: Annotated[

@@ -360,7 +360,8 @@ def test_a_stage_without_round_and_paths_says_what_is_missing(
         ),
         (
             ["rollout", "--policy", "scripted", "--out", "x", "--env", "shp"],
-            "no environment is called 'shp'; known: shop; or give your own as module:factory",
+            "no environment is called 'shp'; known: shop, tutor; "
+            "or give your own as module:factory",
         ),
     ],
     ids=[

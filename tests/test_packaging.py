@@ -117,9 +117,10 @@ def test_the_wheel_says_what_pyproject_and_the_source_say(wheel: Path, tmp_path:
 
     assert (metadata.name, metadata.version) == ("iterppo", iterppo.__version__)
     assert metadata.metadata["License-Expression"] == "Apache-2.0"
-    assert {entry.group: entry.value for entry in metadata.entry_points} == {
-        "console_scripts": "iterppo.cli:main",
-        "iterppo.environments": "iterppo.environments.shop:Shop",
+    assert {(entry.group, entry.name, entry.value) for entry in metadata.entry_points} == {
+        ("console_scripts", "iterppo", "iterppo.cli:main"),
+        ("iterppo.environments", "shop", "iterppo.environments.shop:Shop"),
+        ("iterppo.environments", "tutor", "iterppo.environments.tutor:Tutor"),
     }
 
 

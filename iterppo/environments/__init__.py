@@ -1,1 +1,2 @@
-"""Where a policy talks to customers who are not real: the protocol, its loader and the shop."""
+"""Where a policy talks to customers who are not real: the protocol, its loader, the shop and
+the tutor."""

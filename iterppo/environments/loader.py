@@ -1,4 +1,4 @@
-"""Finds an environment by name: the built-in shop, an installed plugin, or `module:factory`."""
+"""Finds an environment by name: a built-in one, an installed plugin, or `module:factory`."""
 
 import importlib
 import os
@@ -14,8 +14,11 @@ from iterppo.errors import UsageError
 GROUP = "iterppo.environments"
 """Entry points of this group are environments; each names a factory without arguments."""
 
-# An entry point exists only after installation, and the shop must also run from a bare checkout.
-_BUILT_IN = {"shop": "iterppo.environments.shop:Shop"}
+# An entry point exists only after installation, and these must also run from a bare checkout.
+_BUILT_IN = {
+    "shop": "iterppo.environments.shop:Shop",
+    "tutor": "iterppo.environments.tutor:Tutor",
+}
 
 
 def load_environment(name: str) -> Callable[[], Environment]:

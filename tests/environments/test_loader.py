@@ -66,7 +66,8 @@ def test_an_unknown_name_lists_the_known_ones(plugins: list[EntryPoint]) -> None
     plugins.append(EntryPoint("villa", SHOP, "iterppo.environments"))
 
     assert _message("shp") == (
-        "no environment is called 'shp'; known: shop, villa; or give your own as module:factory"
+        "no environment is called 'shp'; known: shop, tutor, villa; "
+        "or give your own as module:factory"
     )
 
 
