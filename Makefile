@@ -10,8 +10,8 @@ PYTHON ?= python3
 # Where torch comes from. Empty: PyPI, but the CPU build on Linux without nvidia-smi (tools/install_torch.py).
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?=
-# The optional parts to install; the tests of --engine ray, and of --deepspeed, are skipped without theirs:
-#   make setup EXTRAS=test,lint,deepspeed,ray
+# The optional parts to install; the tests of --engine ray, of --deepspeed and of the site are skipped without theirs:
+#   make setup EXTRAS=test,lint,deepspeed,ray,docs
 EXTRAS ?= test,lint,deepspeed
 # What pytest is told besides:
 #   make test TESTS='tests/test_packaging.py -k wheel'
@@ -23,7 +23,7 @@ LOCK := $(shell { cat constraints.txt pyproject.toml tools/install_torch.py; ech
 	| cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test bench lint format clean demo round start loop FORCE
+.PHONY: help setup test bench docs lint format clean demo round start loop FORCE
 
 ##@ Start
 
@@ -54,6 +54,12 @@ bench: $(VENV)/.installed ## Measure speed beside named peers, in some minutes; 
 	@$(PYTHON_M) pip install -qq --disable-pip-version-check -e '.[$(EXTRAS),bench]' -c constraints.txt
 	$(PYTHON_M) benchmarks.ingest --quick
 	$(PYTHON_M) benchmarks.fit_q --quick
+
+docs: $(VENV)/.installed ## Build the documentation into build/site; a broken link, or a warning, is an error
+	@$(PYTHON_M) mkdocs --version >/dev/null 2>&1 || \
+		$(PYTHON_M) pip install -qq --disable-pip-version-check -e '.[$(EXTRAS),docs]' -c constraints.txt
+	NO_MKDOCS_2_WARNING=1 $(PYTHON_M) mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 lint: $(VENV)/.installed ## Check style and types, change nothing
 	$(PYTHON_M) ruff check

@@ -1,0 +1,125 @@
+"""What pages say of files of the repository is what stands in them."""
+
+import json
+import re
+import tomllib
+from datetime import date
+
+import pytest
+import yaml
+
+import iterppo
+from iterppo.config import load_config
+from iterppo.lm.trl_arguments import shares
+from iterppo.pipeline import STAGES, sections
+from tests.documentation.blocks import ROOT, text_of
+
+PACKAGE = "\n".join(
+    path.read_text(encoding="utf-8")
+    for folder in ("iterppo", "stages")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+)
+CONFIGURATIONS = sorted(path.name for path in (ROOT / "configs").glob("*.toml"))
+DECISIONS = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("0*.md"))
+
+
+def test_every_number_that_troubleshooting_sends_people_to_has_that_name() -> None:
+    page = text_of("docs/troubleshooting.md")
+    named = set(re.findall(r"`(\w+)` in `[\w/.]+`", page))
+
+    assert len(named) > 15
+    assert {
+        name for name in named if not re.search(rf'\b{name}\b["=\]]|"{name}"', PACKAGE)
+    } == set()
+
+
+def test_the_table_of_methods_is_the_recorded_benchmark() -> None:
+    results = ROOT / "benchmarks" / "results" / "known_truth.json"
+    found = json.loads(results.read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| of (?:the policy|an explorer).*$", text_of("docs/choosing.md"), re.M)
+
+    told = [[cell.strip() for cell in row.split("|")[2:-1]] for row in rows]
+    names = ["constant_rmse", "mc_rmse", "td-lambda_rmse", "sarsa_rmse", "fqe_rmse"]
+    assert told == [
+        [f"{found[setting][name]:.3f}" if name in found[setting] else "" for name in names]
+        for setting in ("on_policy", "exploratory")
+    ]
+    assert {found[setting]["conversations"] for setting in ("on_policy", "exploratory")} == {1600}
+
+
+def test_the_speed_beside_trl_is_the_recorded_benchmark() -> None:
+    results = ROOT / "benchmarks" / "results" / "ppo_vs_trl.json"
+    found = json.loads(results.read_text(encoding="utf-8"))
+    words = " ".join(text_of("docs/comparison.md").split())
+
+    assert f"it makes {found['speedup_1m']:.1f} completions in the time of one" in words
+    assert f"takes {found['memory_ratio_1m']:.2f} of the memory" in words
+    assert found["threads"] == 1
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_configuration_is_valid_and_its_batches_divide(name: str) -> None:
+    file = ROOT / "configs" / name
+    for stage in STAGES.values():
+        load_config(stage.name, stage.config, file=file, sections=sections())
+
+    told = tomllib.loads(file.read_text(encoding="utf-8"))
+    ppo = STAGES["ppo"].config.model_validate(told.get("ppo", {}))
+    for processes in (1, 2, 4):
+        shares(ppo, processes=processes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name != "tiny.toml"])
+def test_q_of_a_real_model_sees_a_whole_state_and_its_action(name: str) -> None:
+    told = tomllib.loads((ROOT / "configs" / name).read_text(encoding="utf-8"))
+    init, fit_q = told["init"], told["fit-q"]
+
+    assert fit_q["max_tokens"] >= init["max_prompt_tokens"] + init["max_new_tokens"]
+
+
+def test_the_page_of_configurations_names_them_all() -> None:
+    named = set(re.findall(r"`([\w.-]+\.toml)`", text_of("configs/README.md")))
+
+    assert named == set(CONFIGURATIONS)
+
+
+def test_decisions_are_numbered_without_a_gap_and_have_four_parts() -> None:
+    assert [int(name[:4]) for name in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+    for name in DECISIONS:
+        text = text_of(f"docs/decisions/{name}")
+        assert re.findall(r"^#+ (.+)$", text, re.MULTILINE)[1:] == [
+            "Context",
+            "Decision",
+            "Consequences",
+            "What would change it",
+        ]
+        title = re.match(r"# \d{4}: (.+)", text)
+        assert title is not None
+        assert f"[{title[1]}]({name})" in text_of("docs/decisions/index.md")
+
+
+def test_the_citation_is_that_of_this_version() -> None:
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+
+    assert {"cff-version", "message", "title", "authors"} <= set(told)
+    assert (told["title"], told["version"]) == ("iterppo", iterppo.__version__)
+    assert told["license"] == "Apache-2.0"
+    paper = told["preferred-citation"]
+    assert paper["date-released"] == date(2025, 11, 27)
+    assert paper["authors"][0]["family-names"] == "Jiang"
+
+
+def test_the_licence_is_the_one_that_the_package_names() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert project["license"] == "Apache-2.0"
+    assert text.split()[:5] == ["Apache", "License", "Version", "2.0,", "January"]
+    assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in text
+
+
+def test_the_changelog_has_a_section_for_what_is_not_released_yet() -> None:
+    headings = re.findall(r"^##+ (.+)$", text_of("CHANGELOG.md"), re.MULTILINE)
+
+    assert headings[0] == "Unreleased"
+    assert set(headings[1:]) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
