@@ -15,9 +15,10 @@ import typer
 from iterppo import __version__
 from iterppo.cli_decisions import register
 from iterppo.engines import EngineName
-from iterppo.errors import GateError, IterPPOError
+from iterppo.errors import ArtifactError, GateError, IterPPOError, UsageError
 from iterppo.launch import Processes, has_gpu, is_told_elsewhere, leave_error
 from iterppo.pipeline import STAGES
+from iterppo.progress import loudness, set_loudness
 
 Setting = str | tuple[str, str, Any]
 """`section.key=value` as it was typed, or the three of them."""
@@ -42,6 +43,39 @@ Settings = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Make it again although it is up to date.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def _quiet(is_told: bool) -> None:
+    if is_told:
+        set_loudness("quiet")
+
+
+def _verbose(is_told: bool) -> None:
+    if is_told and loudness() == "quiet":
+        raise UsageError("--quiet and --verbose: choose one of them.")
+    if is_told:
+        set_loudness("verbose")
+
+
+# The stage itself is not told: it only says what it has to say.
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        help="Errors and warnings only.",
+        expose_value=False,
+        callback=_quiet,
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        help="Also how long things took, and what the libraries log.",
+        expose_value=False,
+        callback=_verbose,
+    ),
+]
 Trajectories = Annotated[Path | None, typer.Option("--trajectories", help="Trajectories artifact.")]
 Workers = Annotated[
     int,
@@ -120,12 +154,14 @@ def _run(
     if as_json:
         typer.echo(manifest.model_dump_json(indent=2))
         return
-    from iterppo.report.inspection import summary
+    if loudness() == "quiet":
+        return
+    from iterppo.report.stage_summary import three_lines
 
     if not done:
         typer.echo(f"{path}: up to date")
     else:
-        typer.echo(summary(path, manifest))
+        typer.echo(three_lines(path, manifest, round_folder=round_folder))
 
 
 @app.command(help=STAGES["rollout"].help)
@@ -147,6 +183,8 @@ def rollout(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Stands in for a deployment."""
     kind, _, script = (policy or "").partition(":")
@@ -222,6 +260,8 @@ def ingest(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Logs to trajectories and rejects."""
     if rejects is None and out is not None and round_folder is None:
@@ -267,6 +307,8 @@ def init(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """The first policy."""
     _run(
@@ -292,6 +334,8 @@ def returns(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Trajectories to returns."""
     _run(
@@ -318,6 +362,8 @@ def actions(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Trajectories and policy to actions."""
     _run(
@@ -349,6 +395,8 @@ def fit_q(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Trajectories and returns to q."""
     _run(
@@ -381,6 +429,8 @@ def prompts(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Trajectories to prompts."""
     _run(
@@ -424,6 +474,8 @@ def ppo(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Prompts, q and policy to a better policy."""
     _run(
@@ -460,6 +512,8 @@ def export(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Policy to export."""
     _run(
@@ -543,16 +597,61 @@ def converged(
         raise GateError(f"{this}: {decision_text(result)} (RMSE). Go on with another round.")
 
 
-@app.command(help="Show an artifact, or the counts of a whole round.")
+@app.command(
+    help="Show an artifact, a round, a checkpoint or a file: kind, lineage, counts, columns with "
+    "their meaning and statistics, first rows as conversations. A half-written artifact is shown "
+    "and said to be one; exit status 4 where an artifact is not what its manifest says."
+)
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Artifact, or round folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Artifact, round or run folder, Hugging Face folder, or a file: Parquet, JSON, "
+            "safetensors, log."
+        ),
+    ],
     rows: Annotated[int, typer.Option("--rows", min=0, help="Rows to show.")] = 3,
+    conversation: Annotated[
+        str | None,
+        typer.Option("--conversation", metavar="ID", help="Show this conversation, whole."),
+    ] = None,
+    statistics: Annotated[
+        bool,
+        typer.Option(
+            "--statistics/--no-statistics", help="Statistics of the columns: reads every row."
+        ),
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Look at an artifact or a round."""
-    from iterppo.report.inspection import inspect_json, inspect_text
+    """Look at whatever lies at a path."""
+    from iterppo.report.artifact_content import Wish
+    from iterppo.report.inspection import inspect as inspected
 
-    typer.echo(inspect_json(folder) if as_json else inspect_text(folder, rows=rows))
+    found = inspected(path, Wish(rows, conversation, statistics and conversation is None))
+    typer.echo(found.json() if as_json else found.text(whole=conversation is not None))
+    if found.damage is not None:
+        raise ArtifactError(found.damage)
+
+
+@app.command(
+    help="Tell what is fresh, stale, half-written or missing in a run, per round and stage. Fresh "
+    "is what its stage would call up to date, with the settings it was made with: the "
+    "configuration of today is not considered. Exit status 0, whatever the state: a run that is "
+    "stale is no error."
+)
+def status(
+    run: Annotated[Path, typer.Argument(help="Run, as runs/shop, or one round of it.")],
+    as_json: Json = False,
+) -> None:
+    """A table of rounds and stages."""
+    from iterppo.freshness import run_freshness, worst
+    from iterppo.report.status import status_json, status_text
+
+    rounds = {
+        name: {stage: (worst(found), found) for stage, found in stages.items()}
+        for name, stages in run_freshness(run).items()
+    }
+    typer.echo(status_json(str(run), rounds) if as_json else status_text(str(run), rounds))
 
 
 @app.command(help="Print the published contract of an artifact kind.")
@@ -585,6 +684,7 @@ def main() -> None:
             stream.reconfigure(
                 errors="backslashreplace"
             )  # a C locale must not turn π into a traceback
+    set_loudness("normal")
     try:
         app()
     except IterPPOError as error:

@@ -33,6 +33,7 @@ from iterppo.engines.light_arrow import leave_pandas_out
 from iterppo.errors import GateError, ProcessError, UsageError
 from iterppo.launch import Processes, end_with_whoever_started_this, is_launched, launch
 from iterppo.pipeline import BEHAVIOUR, STAGES, Slot, Stage, resolve, sections
+from iterppo.progress import loudness, timed
 
 if TYPE_CHECKING:
     from iterppo.logs.sources import LogFile
@@ -118,7 +119,8 @@ def _execute(
             slot, inputs.get(slot.name), round_folder, option=f"--{slot.name}", stage=name
         )
     _refuse_one_place_twice(stage, arguments)
-    records = input_records(stage, arguments, given, config)
+    with timed(f"{name}: digests of the inputs"):
+        records = input_records(stage, arguments, given, config)
     expected = fingerprint(name, config.model_dump(mode="json", by_alias=True), records)
     out: Path = arguments["out"]
     if not force and all(is_up_to_date(arguments[slot.name], expected) for slot in stage.writes):
@@ -138,7 +140,8 @@ def _execute(
         return read_manifest(out), out, True
     if processes is not None and processes.deepspeed is not None:
         given["deepspeed"] = processes.deepspeed
-    manifest = stage.run(config, **arguments, **given)
+    with timed(f"{name}: all of it"):
+        manifest = stage.run(config, **arguments, **given)
     return manifest, out, True
 
 
@@ -165,7 +168,8 @@ def _command(
     for setting in settings:
         assert isinstance(setting, str), "only ingest has others"
         named += ["--set", setting]
-    return [stage.name, *named, "--force"]
+    loud = [] if loudness() == "normal" else [f"--{loudness()}"]
+    return [stage.name, *named, *loud, "--force"]
 
 
 def _refuse_noise(q: Path) -> None:

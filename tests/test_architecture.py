@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "launch": {"errors", "artifact"},
     "engines": {"errors", "artifact"},
     "pipeline": BASE | {"config"},
-    "execution": BASE | {"artifact", "config", "engines", "launch", "logs", "pipeline"},
+    "execution": BASE | {"artifact", "config", "engines", "launch", "logs", "pipeline", "progress"},
+    "freshness": BASE | {"artifact", "execution", "logs", "pipeline"},
     "environments": LOWER,
     "lm": LOWER,
     "report": LOWER | {"statistics"},
@@ -38,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": LOWER | MIDDLE,
     "assignment": {"errors"},
     "cli_decisions": LOWER | MIDDLE | {"assignment", "execution"},
-    "cli": LOWER | MIDDLE | {"cli_decisions", "execution", "launch", "stages"},
+    "cli": LOWER | MIDDLE | {"cli_decisions", "execution", "freshness", "launch", "stages"},
     "__main__": {"cli"},
     "iterppo": set(),  # the package itself, iterppo/__init__.py; everybody may import it
 }
@@ -64,7 +65,7 @@ NOT_LOADED_BY: dict[str, set[str]] = {
         ),
         HEAVY | {"pyarrow"},
     ),
-    **dict.fromkeys(("artifact", "contracts", "execution", "logs"), HEAVY),
+    **dict.fromkeys(("artifact", "contracts", "execution", "freshness", "logs"), HEAVY),
     "engines": HEAVY | {"pyarrow", "ray"},
 }
 

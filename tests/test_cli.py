@@ -28,7 +28,7 @@ EVERY_REJECT = ("--max-reject-rate", "1")
 """A broken line is not to end the stage."""
 Command = Callable[..., Any]
 
-LOOKS = {"assign", "compare", "converged", "inspect", "plan", "schema"}
+LOOKS = {"assign", "compare", "converged", "inspect", "plan", "schema", "status"}
 """Commands that make no artifact."""
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -834,17 +834,21 @@ def test_inspect_as_json_gives_the_manifests(made: Path, command: Command) -> No
     one = json.loads(command("inspect", "r/returns", "--json").stdout)
     all_of_them = json.loads(command("inspect", "r", "--json").stdout)
 
-    assert one == json.loads(Path("r/returns", MANIFEST).read_text())
+    manifest = json.loads(Path("r/returns", MANIFEST).read_text())
+    assert {key: one[key] for key in manifest} == manifest
     assert all_of_them.keys() == {"trajectories", "rejects", "returns"}
-    assert all_of_them["returns"] == one
+    assert {key: all_of_them["returns"][key] for key in manifest} == manifest
 
 
 def test_inspect_shows_lineage_counts_configuration_and_rows(made: Path, command: Command) -> None:
     done = command("inspect", "r/returns", "--rows", 1)
 
     manifest = read_manifest(Path("r/returns"))
+    source = read_manifest(Path("r/trajectories"))
+    (log,) = source.inputs.values()
     assert (done.status, done.stderr) == (0, "")
-    assert done.stdout == (
+    head, _, tail = done.stdout.partition("columns\n")
+    assert head == (
         "r/returns: returns@1, 8 rows\n"
         "  counts\n"
         "    conversations           4\n"
@@ -867,26 +871,38 @@ def test_inspect_shows_lineage_counts_configuration_and_rows(made: Path, command
         f"  made by returns, iterppo {iterppo.__version__}, "
         f"{manifest.created_at:%Y-%m-%d %H:%M} UTC\n"
         f"  digest {manifest.digest[:16]}, seed 0\n"
-        "  from trajectories: r/trajectories (trajectories "
-        f"{manifest.inputs['trajectories'].digest[:16]})\n"
+        "  made from\n"
+        f"    └─ trajectories: trajectories {source.digest[:12]}, r/trajectories, by ingest "
+        f"{source.created_at:%Y-%m-%d %H:%M} UTC\n"
+        f"       └─ log 0: file {log.digest[:12]}, log.jsonl\n"
         '  config {"seed": 0, "gamma": 0.99, "weights": "kaplan-meier", "max_weight": 20.0}\n'
-        "row 0\n"
-        "  conversation_id: a\n"
-        "  turn: 1\n"
-        "  reward: 0.0\n"
-        "  return: 0.99\n"
-        "  weight: 1.3333333333333333\n"
-        "  horizon: 2\n"
+    )
+    assert tail.startswith(
+        "  conversation_id: string\n"
+        "    Conversation.\n"
+        "    0 null, 4 distinct, length 1 to 1, mean 1\n"
+    )
+    assert tail.endswith(
+        "conversation a (train, more turns follow)\n"
+        "  turn 1\n"
+        "    customer   hi\n"
+        "    sent       what do you need?\n"
+        "    reward 0, return 0.990\n"
     )
 
 
-def test_inspect_of_a_damaged_round_names_the_file(made: Path, command: Command) -> None:
+def test_inspect_of_a_damaged_round_shows_it_and_names_the_file(
+    made: Path, command: Command
+) -> None:
     Path("r/returns/part-00000.parquet").write_bytes(b"")
 
     done = command("inspect", "r")
 
-    assert (done.status, done.stdout) == (4, "")
-    assert one_line(done.stderr).startswith("iterppo: r/returns/part-00000.parquet: damaged, ")
+    damage = "r/returns/part-00000.parquet: damaged, its content does not match manifest.json. "
+    assert done.status == 4
+    assert f"  ! {damage}" in done.stdout
+    assert "r/trajectories: trajectories@2, 8 rows" in done.stdout.splitlines()
+    assert one_line(done.stderr).startswith(f"iterppo: {damage}")
 
 
 def test_schema_lists_the_kinds(command: Command) -> None:

@@ -8,6 +8,7 @@ The manifest holds the lineage: what made the artifact, from which inputs (by co
 configuration.
 """
 
+from iterppo.artifact.lineage import Ancestor, is_elsewhere, lineage, locate, standing
 from iterppo.artifact.manifest import (
     MANIFEST,
     FileRecord,
@@ -31,6 +32,7 @@ from iterppo.artifact.writing import ArtifactWriter
 
 __all__ = [
     "MANIFEST",
+    "Ancestor",
     "Artifact",
     "ArtifactWriter",
     "FileRecord",
@@ -43,7 +45,11 @@ __all__ = [
     "file_digest",
     "file_records",
     "fingerprint",
+    "is_elsewhere",
     "is_up_to_date",
+    "lineage",
+    "locate",
     "open_artifact",
     "read_manifest",
+    "standing",
 ]

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from iterppo.progress import say
+from iterppo.progress import warn
 
 
 class Saved(NamedTuple):
@@ -63,7 +63,7 @@ class Checkpoint:
             os.replace(half, self._file)
         except (OSError, SafetensorError) as error:
             half.unlink(missing_ok=True)
-            say(f"{self._file}: no checkpoint could be written ({error}); the training goes on")
+            warn(f"{self._file}: no checkpoint could be written ({error}); the training goes on")
 
     def load(self) -> Saved | None:
         """What was saved; None where nothing was, or something else."""

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from iterppo.errors import ArtifactError, UsageError
 from iterppo.lm.rendering import Renderer
+from iterppo.progress import loudness
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 SETTINGS = "iterppo_policy.json"
@@ -158,7 +159,8 @@ def tensors_as_bytes(tensors: dict[str, torch.Tensor]) -> bytes:
 def prepare_libraries() -> None:
     """What every stage with a model begins with: quiet libraries, and memory that is kept.
 
-    Progress is ours to show: the libraries' bars and advice are silenced, their errors are not.
+    Progress is ours to show: the libraries' bars are silenced, and so is their advice, unless it is
+    to be verbose; their errors are not.
     glibc gives large blocks back to the kernel as soon as they are free, and a training step asks
     for the same ones again, page by page: a twentieth of the time on a CPU.
     """
@@ -169,10 +171,11 @@ def prepare_libraries() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
-    transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    level = logging.INFO if loudness() == "verbose" else logging.ERROR
+    transformers.utils.logging.set_verbosity(level)
     for name in ("trl", "accelerate", "datasets", "transformers", "DeepSpeed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ from iterppo.lm.checkpoint import Checkpoint, Saved
 from iterppo.lm.saved_rows import SavedRows
 from iterppo.lm.sharding import restore_optimiser, whole_training_state
 from iterppo.lm.team import team
-from iterppo.progress import say
+from iterppo.progress import say, warn
 
 
 class Resumable(Protocol):
@@ -74,7 +74,7 @@ class PPOCheckpoint:
         try:
             self._size_bytes = self._rows.append(self._pending, size_bytes=self._size_bytes)
         except OSError as error:
-            say(f"no checkpoint could be written ({error}); the training goes on")
+            warn(f"no checkpoint could be written ({error}); the training goes on")
             return
         self._pending = []
         self._state.save(Saved(saved.tensors, {**saved.notes, "rows_size_bytes": self._size_bytes}))

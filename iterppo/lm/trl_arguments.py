@@ -13,7 +13,7 @@ from trl import GRPOConfig
 
 from iterppo.config import PPOConfig
 from iterppo.lm.policy import Policy
-from iterppo.progress import LINE_EVERY_S, duration, say
+from iterppo.progress import duration, pause_s, say
 
 
 def trainer_arguments(
@@ -138,8 +138,9 @@ class Report(TrainerCallback):
         self._begun_s, self._begun_at = time.monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and "q" in logs and time.monotonic() - self._said > LINE_EVERY_S:
-            self._said = time.monotonic()
+        now = time.monotonic()
+        if logs and "q" in logs and now - self._said > pause_s(now - self._begun_s):
+            self._said = now
             done = state.global_step // self._per_update
             first = self._begun_at // self._per_update
             left_s = (self._updates - done) * (self._said - self._begun_s) / max(1, done - first)

@@ -1,110 +1,137 @@
-"""`iterppo inspect`: an artifact or a round, as text and as JSON."""
+"""`iterppo inspect`: what a path holds, as text and as JSON."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iterppo.artifact import MANIFEST, Artifact, Manifest, open_artifact
-from iterppo.errors import ArtifactError
-from iterppo.report.conservation import conservation
-from iterppo.report.q_text import q_text
+import msgspec
 
-_WIDTH = 100
+from iterppo.artifact import MANIFEST, read_manifest
+from iterppo.artifact.writing import process_lives
+from iterppo.errors import ArtifactError, UsageError
+from iterppo.report.artifact_content import Wish, artifact_content, half_written_content
+from iterppo.report.checkpoints import checkpoint_content, is_checkpoint
+from iterppo.report.file_content import file_content
+from iterppo.report.inspection_text import content_text
 
-
-def summary(path: Path, manifest: Manifest) -> str:
-    """A few lines about an artifact that was just made."""
-    lines = [f"{path}: {manifest.kind}@{manifest.version}, {manifest.rows} rows"]
-    lines += _table("counts", manifest.counts)
-    lines += _table("metrics", manifest.metrics)
-    return "\n".join(lines)
+_TRAJECTORIES = "trajectories"
 
 
-def inspect_text(folder: Path, *, rows: int) -> str:
-    """An artifact with its lineage, counts and first rows; or the counts of every artifact of a
-    round."""
-    if not (folder / MANIFEST).exists() and _members(folder):
-        return _round_text(folder)
-    artifact = open_artifact(folder)
-    manifest = artifact.manifest
-    lines = [
-        summary(folder, manifest),
-        f"  made by {manifest.stage}, iterppo {manifest.iterppo_version}, "
-        f"{manifest.created_at:%Y-%m-%d %H:%M} UTC",
-        f"  digest {manifest.digest[:16]}, seed {manifest.seed}",
-    ]
-    lines += [
-        f"  from {name}: {record.path} ({record.kind} {record.digest[:16]})"
-        for name, record in manifest.inputs.items()
-    ]
-    if manifest.kind == "q":
-        lines += q_text(folder)
-    lines.append("  config " + json.dumps(manifest.config, ensure_ascii=False))
-    others = [name for name in manifest.files if not name.startswith("part-")]
-    if others:
-        lines.append("  files " + ", ".join(others))
-    for number, row in enumerate(artifact.rows()):
-        if number == rows:
-            break
-        lines += [f"row {number}", *_row_lines(row)]
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Inspection:
+    """What was found, and whether something is damaged."""
+
+    content: dict[str, Any]
+    damage: str | None
+    """Files of an artifact that are not what its manifest says; None: there are none. That an
+    artifact is half-written is no damage: whoever asked was told."""
+
+    def text(self, *, whole: bool) -> str:
+        """For people; `whole`: no message is cut."""
+        return content_text(self.content, whole=whole)
+
+    def json(self) -> str:
+        """For programs. Of an artifact the manifest's keys and more; of a round one such object
+        per artifact, by name."""
+        content = self.content
+        if content["what"] == "round":
+            content = content["artifacts"]
+        return json.dumps(content, indent=2, ensure_ascii=False, default=_plain)
 
 
-def inspect_json(folder: Path) -> str:
-    """The manifest, or the manifests of a round by name."""
-    if not (folder / MANIFEST).exists() and (members := _members(folder)):
-        manifests = {m.path.name: m.manifest.model_dump(mode="json") for m in members}
-        return json.dumps(manifests, indent=2, ensure_ascii=False)
-    return open_artifact(folder).manifest.model_dump_json(indent=2)
+def inspect(path: Path, wish: Wish) -> Inspection:
+    """Look at an artifact, whole or half-written, a round, a run, a checkpoint, or a single file.
+
+    Raises:
+        ArtifactError: If there is nothing to look at.
+        UsageError: If the conversation that is asked for is not in it.
+        DataError: If it is a file that cannot be read.
+    """
+    content = _content(path, wish)
+    parts = content["artifacts"].values() if content["what"] == "round" else [content]
+    damage = next(
+        (one["problems"][0] for one in parts if one["what"] == "artifact" and one["problems"]), None
+    )
+    return Inspection(content, damage)
 
 
-def _members(folder: Path) -> list[Artifact]:
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder}: not found. Check the path.")
-    found = [
-        open_artifact(path)
-        for path in folder.iterdir()
-        if (path / MANIFEST).exists() and path.name[0] != "."
-    ]
-    return sorted(found, key=lambda artifact: artifact.manifest.created_at)
+def _content(path: Path, wish: Wish) -> dict[str, Any]:
+    if path.name == MANIFEST and path.is_file():
+        path = path.parent
+    if path.is_file():
+        return file_content(path, wish)
+    if (path / MANIFEST).is_file():
+        return artifact_content(path, wish)
+    if not path.exists():
+        begun = sorted(path.parent.glob(f".{path.name}.tmp-*")) if path.name else []
+        if begun:
+            return half_written_content(begun[-1], wish, state=_state_of(begun[-1]))
+        raise ArtifactError(f"{path}: not found. Check the path.")
+    if is_checkpoint(path):
+        return {
+            "path": str(path),
+            "what": "checkpoint",
+            "problems": [],
+            "checkpoint": checkpoint_content(path),
+        }
+    if members := _members(path):
+        if wish.conversation is not None:
+            if not (path / _TRAJECTORIES / MANIFEST).is_file():
+                raise UsageError(
+                    f"--conversation: {path} has no trajectories. Name an artifact in it."
+                )
+            return artifact_content(path / _TRAJECTORIES, wish)
+        return _round_content(path, members)
+    if rounds := [one for one in _folders(path) if _members(one)]:
+        names = [one.name for one in rounds]
+        return {"path": str(path), "what": "run", "problems": [], "rounds": names}
+    if _looks_half_written(path):
+        return half_written_content(path, wish, state=_state_of(path))
+    read_manifest(path)  # raises: this is nothing of ours
+    raise AssertionError(path)
 
 
-def _round_text(folder: Path) -> str:
-    lines = [f"{folder}: a round"]
-    counts: dict[str, dict[str, int]] = {}
-    for artifact in _members(folder):
-        lines.append(summary(artifact.path, artifact.manifest))
-        counts[artifact.manifest.kind] = artifact.manifest.counts
-    for identity, holds in conservation(counts):
-        lines.append(identity if holds else f"{identity}  <- something was lost or doubled")
-    return "\n".join(lines)
+def _round_content(path: Path, members: list[Path]) -> dict[str, Any]:
+    """The artifacts of a round in the order they were made; half-written ones last."""
+    wish = Wish(rows=0, statistics=False)
+    whole = [artifact_content(one, wish) for one in members if (one / MANIFEST).is_file()]
+    whole.sort(key=lambda content: content["created_at"])
+    artifacts = {Path(content["path"]).name: content for content in whole}
+    for content in artifacts.values():  # what the manifest says is enough here
+        for name in ("columns", "first_rows", "turns"):
+            content.pop(name, None)
+    for one in members:
+        if not (one / MANIFEST).is_file():
+            artifacts[one.name] = half_written_content(one, wish, state=_state_of(one))
+    return {"path": str(path), "what": "round", "problems": [], "artifacts": artifacts}
 
 
-def _table(name: str, values: dict[str, Any]) -> list[str]:
-    if not values:
-        return []
-    width = max(len(key) for key in values)
-    return [f"  {name}"] + [
-        f"    {key:<{width}}  {_number(value)}" for key, value in values.items()
-    ]
+def _members(folder: Path) -> list[Path]:
+    """Artifacts in a folder, and what is or was being written there."""
+    whole = [one for one in _folders(folder) if (one / MANIFEST).is_file()]
+    return whole + sorted(one for one in folder.glob(".*.tmp-*") if one.is_dir())
 
 
-def _number(value: Any) -> str:
-    if value is None:
-        return "not a number"
-    if isinstance(value, bool) or not isinstance(value, float):
-        return str(value)
-    return f"{value:.4g}" if value != int(value) else f"{value:.0f}"
+def _folders(folder: Path) -> list[Path]:
+    return sorted(one for one in folder.iterdir() if one.is_dir() and one.name[0] != ".")
 
 
-def _row_lines(row: dict[str, Any]) -> list[str]:
-    lines = []
-    for key, value in row.items():
-        text = (
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        )
-        shown = text.encode("unicode_escape").decode() if not text.isprintable() else text
-        lines.append(f"  {key}: {shown if len(shown) <= _WIDTH else shown[:_WIDTH] + ' …'}")
-    return lines
+def _looks_half_written(folder: Path) -> bool:
+    is_begun = folder.name.startswith(".") and ".tmp-" in folder.name
+    return is_begun or next(folder.glob("part-*.parquet"), None) is not None
+
+
+def _state_of(folder: Path) -> str:
+    pid = folder.name.rpartition("-")[2]
+    if ".tmp-" not in folder.name or not pid.isdigit():
+        return f"half-written: it has no {MANIFEST}. Run the stage that makes it again."
+    if process_lives(int(pid)):
+        return f"half-written: process {pid} is at work on it. Wait for it."
+    return f"half-written: process {pid} was killed before it was whole. Run the stage again."
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value) if isinstance(value, msgspec.Struct) else str(value)

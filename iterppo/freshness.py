@@ -1,0 +1,197 @@
+"""Whether the artifacts of a run are up to date: what their stages would say, asked without running
+them.
+
+An artifact is fresh where the stage that made it, given the same settings and what lies today where
+its inputs lay, would say `up to date`: the same records of inputs and the same fingerprint decide
+(`iterppo.execution`). Settings are taken from the manifest: what a configuration file holds by now
+is not considered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from iterppo.artifact import (
+    MANIFEST,
+    InputRecord,
+    Manifest,
+    fingerprint,
+    is_elsewhere,
+    is_up_to_date,
+    open_artifact,
+    standing,
+)
+from iterppo.artifact.writing import process_lives
+from iterppo.errors import ArtifactError, IterPPOError
+from iterppo.execution import input_records
+from iterppo.pipeline import STAGES, Stage
+
+State = Literal[
+    "fresh", "stale", "unknown", "damaged", "running", "half-written", "interrupted", "missing"
+]
+_WORST_FIRST: tuple[State, ...] = (
+    "running",
+    "damaged",
+    "half-written",
+    "interrupted",
+    "missing",
+    "stale",
+    "unknown",
+    "fresh",
+)
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """The state of an artifact, and why it is not fresh."""
+
+    path: Path
+    state: State
+    stage: str
+    reasons: tuple[str, ...] = ()
+
+
+def run_freshness(run: Path) -> dict[str, dict[str, list[Freshness]]]:
+    """Per round and stage the artifacts that are there, or should be.
+
+    `run` holds rounds, or is one. A place that an optional input names and that nobody made is not
+    listed.
+
+    Raises:
+        ArtifactError: If it is not there, or holds no round.
+    """
+    if not run.is_dir():
+        raise ArtifactError(f"{run}: not found, expected a run. Check the path.")
+    rounds = [run] if is_round(run) else [path for path in _folders(run) if is_round(path)]
+    if not rounds:
+        raise ArtifactError(
+            f"{run}: holds no round. Name a run, as runs/shop, or a round, as runs/shop/000."
+        )
+    return {
+        (path.name or str(path.resolve().name)): round_freshness(path)
+        for path in sorted(rounds, key=lambda path: path.name)
+    }
+
+
+def round_freshness(folder: Path) -> dict[str, list[Freshness]]:
+    """The artifacts of a round by the stage that makes them, those beyond the convention too."""
+    found: dict[str, list[Freshness]] = {name: [] for name in STAGES}
+    conventional = {slot.place for stage in STAGES.values() for slot in stage.writes}
+    for stage in STAGES.values():
+        for slot in stage.writes:
+            found[stage.name].append(freshness(folder / slot.place, stage.name))
+    for path in _folders(folder):
+        if path.name not in conventional and (path / MANIFEST).is_file():
+            one = freshness(path, "")
+            found.setdefault(one.stage, []).append(one)
+    return found
+
+
+def worst(states: list[Freshness]) -> State:
+    """The state of a stage: that of the artifact which is worst off."""
+    return min((one.state for one in states), key=_WORST_FIRST.index, default="missing")
+
+
+def is_round(folder: Path) -> bool:
+    """Whether artifacts lie in the folder, finished or not, in places of the convention."""
+    names = {slot.place for stage in STAGES.values() for slot in stage.writes}
+    return any(
+        (folder / name / MANIFEST).is_file() or next(folder.glob(f".{name}.*"), None) is not None
+        for name in names
+    )
+
+
+def freshness(path: Path, stage: str) -> Freshness:
+    """What the stage would say of its artifact at `path`."""
+    running, half = leftovers(path)
+    if running:
+        reason = f"process {running[0].name.rpartition('-')[2]} is at work on it"
+        return Freshness(path, "running", stage, (reason,))
+    if not (path / MANIFEST).is_file():
+        if half:
+            return Freshness(path, "half-written", stage, (f"{half[0].name} was left behind",))
+        if path.is_dir():
+            return Freshness(path, "half-written", stage, (f"it has no {MANIFEST}",))
+        if (kept := training_checkpoint(path)) is not None:
+            reason = f"the stage goes on from {kept.name}"
+            return Freshness(path, "interrupted", stage, (reason,))
+        return Freshness(path, "missing", stage)
+    try:
+        manifest = open_artifact(path).manifest
+    except ArtifactError as error:
+        return Freshness(path, "damaged", stage, (str(error),))
+    stage = stage or manifest.stage
+    if manifest.stage not in STAGES:
+        return Freshness(path, "unknown", stage, (f"no stage is called {manifest.stage}",))
+    return Freshness(path, *_compared(path, manifest))
+
+
+def leftovers(path: Path) -> tuple[list[Path], list[Path]]:
+    """Folders in which an artifact is being written: of processes that live, and of those that do
+    not."""
+    begun = sorted(path.parent.glob(f".{path.name}.tmp-*"))
+    alive = [one for one in begun if _lives(one)]
+    return alive, [one for one in begun if one not in alive]
+
+
+def training_checkpoint(path: Path) -> Path | None:
+    """What a training that was killed goes on from."""
+    return next(iter(sorted(path.parent.glob(f".{path.name}.checkpoint*"))), None)
+
+
+def _compared(path: Path, manifest: Manifest) -> tuple[State, str, tuple[str, ...]]:
+    stage = STAGES[manifest.stage]
+    reasons: list[str] = []
+    given: dict[str, Any] = {"logs": []}
+    arguments: dict[str, Path | None] = {slot.name: None for slot in stage.reads}
+    unknown: list[str] = []
+    for name, record in manifest.inputs.items():
+        there = None if is_elsewhere(record) else standing(record, near=path)
+        if is_elsewhere(record):
+            unknown.append(f"its input {name}, {record.path}, is not looked up from here")
+        elif there is None:
+            reasons.append(f"its input {name}, {record.path}, is not there any more")
+        elif name in arguments:
+            arguments[name] = there
+        elif name.startswith("log "):
+            given["logs"].append(str(there))
+    if reasons or unknown:
+        return ("stale" if reasons else "unknown"), stage.name, (*reasons, *unknown)
+    try:
+        records = _records_today(stage, arguments, given, manifest)
+    except (IterPPOError, OSError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        return "stale", stage.name, (f"its stage would not take its inputs: {first}",)
+    if is_up_to_date(path, fingerprint(stage.name, manifest.config, records)):
+        return "fresh", stage.name, ()
+    for name in sorted({*records, *manifest.inputs}):
+        now, then = records.get(name), manifest.inputs.get(name)
+        if now is None or then is None or now.digest != then.digest:
+            reasons.append(f"its input {name} changed since")
+    if not reasons:
+        reasons.append("the code of iterppo changed since")
+    return "stale", stage.name, tuple(reasons)
+
+
+def _records_today(
+    stage: Stage, arguments: dict[str, Path | None], given: dict[str, Any], manifest: Manifest
+) -> dict[str, InputRecord]:
+    """The records of the inputs, as the stage itself makes them."""
+    if stage.name == "ingest":
+        from iterppo.logs.sources import find_logs
+
+        given = {"logs": find_logs(given["logs"], None)}
+    return input_records(stage, arguments, given, stage.config.model_validate(manifest.config))
+
+
+def _lives(begun: Path) -> bool:
+    pid = begun.name.rpartition("-")[2]
+    return pid.isdigit() and process_lives(int(pid))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")

@@ -1,0 +1,282 @@
+"""The three lines at the end of every stage: what was made and where; what it amounts to; what to
+worry about, else what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from iterppo.artifact import Manifest
+from iterppo.pipeline import BEHAVIOUR, STAGES, Slot, place
+
+_FEW_HELDOUT = 20
+"""Conversations; intervals of fewer are too wide to be of use."""
+_MANY_CENSORED = 0.5
+_MANY_CUT = 0.2
+_HIGHEST_WEIGHT = 10.0
+
+Numbers = Mapping[str, Any]
+
+
+def three_lines(path: Path, manifest: Manifest, *, round_folder: Path | None) -> str:
+    """What to print when a stage is done.
+
+    Args:
+        path: Of its main artifact.
+        manifest: The artifact's.
+        round_folder: The round, where the stage was given one: the next command names it.
+    """
+    counts, metrics = manifest.counts, manifest.metrics
+    rows = f", {manifest.rows} rows" if manifest.rows else ""
+    told = _TOLD[manifest.stage](counts, metrics)
+    worry = _WORRIES[manifest.stage](counts, metrics, path)
+    last = f"worry: {worry}" if worry else f"next: {_next(manifest, path, round_folder)}"
+    return "\n".join(
+        (f"{path}: {manifest.kind}@{manifest.version}{rows}", f"  {told}", f"  {last}")
+    )
+
+
+# --- what it amounts to ---------------------------------------------------------------------------
+
+
+def _rollout(counts: Numbers, metrics: Numbers) -> str:
+    return (
+        f"{counts['conversations']} conversations of {metrics['policy_version']}, "
+        f"{counts.get('turns', 0)} turns; outcome rate {_interval(metrics, 'outcome_rate')}"
+    )
+
+
+def _ingest(counts: Numbers, metrics: Numbers) -> str:
+    return (
+        f"{counts['conversations']} conversations ({counts.get('conversations_heldout', 0)} held "
+        f"out, {counts.get('conversations_censored', 0)} still open), {counts.get('turns', 0)} "
+        f"turns, {counts.get('outcomes', 0)} outcomes; {counts['rejects']} of {counts['lines']} "
+        "lines rejected"
+    )
+
+
+def _init(counts: Numbers, metrics: Numbers) -> str:
+    told = f"{metrics['policy_version']}, {metrics['parameters']:.0f} parameters"
+    if metrics.get("action_loss_heldout") is not None:
+        told += f"; loss of held-out suggestions {_number(metrics['action_loss_heldout'])} nats"
+        told += f" per token (training {_number(metrics['action_loss_train'])})"
+    return told
+
+
+def _returns(counts: Numbers, metrics: Numbers) -> str:
+    return (
+        f"{counts.get('turns_with_return', 0)} turns with a return, "
+        f"{counts.get('turns_censored', 0)} censored; mean return "
+        f"{_interval(metrics, 'mean_return_weighted')}"
+    )
+
+
+def _actions(counts: Numbers, metrics: Numbers) -> str:
+    return (
+        f"{counts.get('states', 0)} states, {counts.get('states_too_long', 0)} too long for "
+        f"{metrics['policy_version']}"
+    )
+
+
+def _fit_q(counts: Numbers, metrics: Numbers) -> str:
+    return (
+        f"{counts.get('turns_scored', 0)} turns scored, verdict {metrics.get('verdict')}; held "
+        f"out: AUC {_number(metrics.get('heldout_auc'))}, explained variance "
+        f"{_interval(metrics, 'heldout_explained_variance')}"
+    )
+
+
+def _prompts(counts: Numbers, metrics: Numbers) -> str:
+    return (
+        f"{counts.get('prompts', 0)} prompts ({counts.get('prompts_heldout', 0)} held out, "
+        f"{counts.get('prompts_cut', 0)} cut to fit) of {counts.get('states', 0)} states"
+    )
+
+
+def _ppo(counts: Numbers, metrics: Numbers) -> str:
+    told = f"{metrics['policy_version']} behind {counts.get('updates', 0)} updates; "
+    if metrics.get("watched_q_kept") is not None:
+        told += (
+            f"held-out Q {_number(metrics['watched_q_first'])} -> "
+            f"{_number(metrics['watched_q_kept'])} (kept: update {metrics['kept_update']:.0f}), KL "
+            f"{_number(metrics.get('watched_kl_kept'))} nats per completion"
+        )
+    else:
+        told += f"Q {_number(metrics['q_first'])} -> {_number(metrics['q_last'])}"
+    return told
+
+
+def _export(counts: Numbers, metrics: Numbers) -> str:
+    told = f"{metrics['policy_version']}, a Hugging Face folder"
+    if "check_completion" in metrics:
+        told += f"; served in a fresh process it says: {_quoted(metrics['check_completion'])}"
+    return told
+
+
+_TOLD: dict[str, Callable[[Numbers, Numbers], str]] = {
+    "rollout": _rollout,
+    "ingest": _ingest,
+    "init": _init,
+    "returns": _returns,
+    "actions": _actions,
+    "fit-q": _fit_q,
+    "prompts": _prompts,
+    "ppo": _ppo,
+    "export": _export,
+}
+
+
+# --- what to worry about --------------------------------------------------------------------------
+
+
+def _no_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    return None
+
+
+def _rollout_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    if not counts.get("outcomes"):
+        return "no conversation reached the outcome, so there is nothing to learn from. Hold more."
+    return None
+
+
+def _ingest_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    conversations = counts["conversations"]
+    if not counts.get("outcomes"):
+        return (
+            "no conversation reached the outcome, so Q has nothing to learn. Does "
+            "ingest.outcomes say what the outcome is?"
+        )
+    if counts["rejects"]:
+        return (
+            f"{counts['rejects']} lines were not taken. Why: iterppo inspect on the rejects "
+            "artifact beside it."
+        )
+    if counts.get("conversations_censored", 0) > _MANY_CENSORED * conversations:
+        return (
+            "most conversations were still open when the log was cut. Wait, or look at "
+            "ingest.cutoff and ingest.idle."
+        )
+    if counts.get("conversations_heldout", 0) < _FEW_HELDOUT:
+        return (
+            f"only {counts.get('conversations_heldout', 0)} held-out conversations: diagnostics of "
+            "Q will be vague. Collect more."
+        )
+    return None
+
+
+def _returns_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    if not counts.get("turns_with_return"):
+        return "no return is known: every conversation was still open. Collect ended ones."
+    if counts.get("turns_capped"):
+        return (
+            f"the weight of {counts['turns_capped']} turns was cut at returns.max_weight: long "
+            "conversations count too little."
+        )
+    if (metrics.get("weight_max") or 0) > _HIGHEST_WEIGHT:
+        return (
+            f"a weight of {_number(metrics['weight_max'])}: a few long conversations stand for "
+            "many that were still open. Wait before the log is cut."
+        )
+    return None
+
+
+def _fit_q_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    verdict = metrics.get("verdict")
+    if verdict == "usable":
+        return None
+    end = " ppo refuses it." if verdict == "noise" else ""
+    return f"Q is {verdict}.{end} {metrics.get('verdict_reason')} All of it: iterppo inspect {path}"
+
+
+def _prompts_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    if counts.get("states_too_long"):
+        return (
+            f"{counts['states_too_long']} states are longer than init.max_prompt_tokens allows, "
+            "and were left out."
+        )
+    if counts.get("prompts_cut", 0) > _MANY_CUT * max(1, counts.get("prompts", 0)):
+        return (
+            f"{counts['prompts_cut']} prompts lost their beginning to fit. Raise "
+            "init.max_prompt_tokens."
+        )
+    return None
+
+
+def _ppo_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    if metrics.get("kept_update") == 0:
+        return (
+            "no update was better on held-out prompts, so the policy is the one it began with. "
+            "Lower ppo.learning_rate, or fit a better Q."
+        )
+    if metrics.get("stopped"):
+        return f"it stopped early: {metrics['stopped']}. Curves: {path / 'training_log.parquet'}"
+    return None
+
+
+_WORRIES: dict[str, Callable[[Numbers, Numbers, Path], str | None]] = {
+    **dict.fromkeys(_TOLD, _no_worry),
+    "rollout": _rollout_worry,
+    "ingest": _ingest_worry,
+    "returns": _returns_worry,
+    "fit-q": _fit_q_worry,
+    "prompts": _prompts_worry,
+    "ppo": _ppo_worry,
+}
+
+
+# --- what to do next ------------------------------------------------------------------------------
+
+_FOLLOWING = {
+    "rollout": "ingest",
+    "ingest": "returns",
+    "init": "returns",
+    "returns": "fit-q",
+    "actions": "fit-q",
+    "fit-q": "ppo",
+    "prompts": "ppo",
+    "ppo": "export",
+}
+_OF_A_ROUND = ("ingest", "init", "returns", "fit-q", "prompts", "ppo", "export")
+
+
+def _next(manifest: Manifest, path: Path, round_folder: Path | None) -> str:
+    if round_folder is not None:
+        for name in _OF_A_ROUND:
+            if not _is_made(name, round_folder):
+                return f"iterppo {name}{_logs(name, round_folder)} --round {round_folder}"
+    if manifest.stage == "export":
+        return f"serve it (vllm serve {path}), log what comes back, and ingest that as a new round"
+    if round_folder is not None:
+        return f"what this made stale: iterppo status {round_folder}"
+    following = _FOLLOWING[manifest.stage]
+    if following == "ingest":
+        return f"iterppo ingest {path} --out …"
+    reads = {slot.kind: slot.name for slot in reversed(STAGES[following].reads)}  # q, not judge
+    named = f" --{reads[manifest.kind]} {path}" if manifest.kind in reads else ""
+    return f"iterppo {following}{named} …"
+
+
+def _is_made(name: str, round_folder: Path) -> bool:
+    if name == "init":  # the policy that made the logs, which need not be the round's own
+        return place(Slot("policy", "policy", BEHAVIOUR), round_folder).is_dir()
+    return all((round_folder / slot.place).is_dir() for slot in STAGES[name].writes)
+
+
+def _logs(name: str, round_folder: Path) -> str:
+    return " LOGS…" if name == "ingest" and not (round_folder / "log").is_dir() else ""
+
+
+def _interval(metrics: Numbers, name: str) -> str:
+    value, low, high = (metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    told = _number(value)
+    return told if low is None or high is None else f"{told} [{_number(low)}, {_number(high)}]"
+
+
+def _number(value: Any) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _quoted(text: str) -> str:
+    flat = " ".join(text.split())
+    return repr(flat if len(flat) <= 60 else f"{flat[:60]} …")

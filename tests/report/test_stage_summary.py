@@ -1,0 +1,168 @@
+"""The three lines at the end of every stage."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iterppo.artifact import Manifest
+from iterppo.pipeline import STAGES
+from iterppo.report.stage_summary import three_lines
+
+COUNTS: dict[str, dict[str, int]] = {
+    "rollout": {"conversations": 40, "turns": 120, "outcomes": 9},
+    "ingest": {
+        **{"conversations": 100, "conversations_heldout": 21, "conversations_censored": 4},
+        **{"turns": 300, "outcomes": 25, "rejects": 0, "lines": 100},
+    },
+    "init": {},
+    "returns": {"turns_with_return": 290, "turns_censored": 10, "turns_capped": 0},
+    "actions": {"states": 300, "states_too_long": 0},
+    "fit-q": {"turns_scored": 300},
+    "prompts": {"prompts": 300, "prompts_heldout": 60, "prompts_cut": 2, "states": 300},
+    "ppo": {"updates": 16},
+    "export": {},
+}
+METRICS: dict[str, dict[str, Any]] = {
+    "rollout": {
+        **{"policy_version": "policy-1", "outcome_rate": 0.225},
+        **{"outcome_rate_low": 0.12, "outcome_rate_high": 0.375},
+    },
+    "ingest": {},
+    "init": {
+        **{"policy_version": "policy-0", "parameters": 770944.0},
+        **{"action_loss_train": 0.25, "action_loss_heldout": 0.5},
+    },
+    "returns": {
+        **{"mean_return_weighted": 0.5, "mean_return_weighted_low": 0.25},
+        **{"mean_return_weighted_high": 0.75, "weight_max": 1.5},
+    },
+    "actions": {"policy_version": "policy-0"},
+    "fit-q": {
+        **{"verdict": "usable", "verdict_reason": "It ranks.", "heldout_auc": 0.75},
+        **{"heldout_explained_variance": 0.125},
+    },
+    "prompts": {},
+    "ppo": {
+        **{"policy_version": "policy-1", "q_first": 0.125, "q_last": 0.25, "kept_update": 12.0},
+        **{"watched_q_first": 0.125, "watched_q_kept": 0.25, "watched_kl_kept": 0.5},
+        **{"stopped": ""},
+    },
+    "export": {"policy_version": "policy-1", "check_completion": "Which\nroom?"},
+}
+TOLD = {
+    "rollout": "40 conversations of policy-1, 120 turns; outcome rate 0.225 [0.120, 0.375]",
+    "ingest": "100 conversations (21 held out, 4 still open), 300 turns, 25 outcomes; 0 of 100 "
+    "lines rejected",
+    "init": "policy-0, 770944 parameters; loss of held-out suggestions 0.500 nats per token "
+    "(training 0.250)",
+    "returns": "290 turns with a return, 10 censored; mean return 0.500 [0.250, 0.750]",
+    "actions": "300 states, 0 too long for policy-0",
+    "fit-q": "300 turns scored, verdict usable; held out: AUC 0.750, explained variance 0.125",
+    "prompts": "300 prompts (60 held out, 2 cut to fit) of 300 states",
+    "ppo": "policy-1 behind 16 updates; held-out Q 0.125 -> 0.250 (kept: update 12), KL 0.500 nats "
+    "per completion",
+    "export": "policy-1, a Hugging Face folder; served in a fresh process it says: 'Which room?'",
+}
+NEXT = {
+    "rollout": "iterppo ingest out --out …",
+    "ingest": "iterppo returns --trajectories out …",
+    "init": "iterppo returns …",
+    "returns": "iterppo fit-q --returns out …",
+    "actions": "iterppo fit-q --actions out …",
+    "fit-q": "iterppo ppo --q out …",
+    "prompts": "iterppo ppo --prompts out …",
+    "ppo": "iterppo export --policy out …",
+    "export": "serve it (vllm serve out), log what comes back, and ingest that as a new round",
+}
+
+
+def manifest(stage: str, *, counts: Any = None, metrics: Any = None) -> Manifest:
+    kind = STAGES[stage].writes[0].kind
+    return Manifest(
+        kind=kind,
+        version=1,
+        stage=stage,
+        fingerprint="",
+        config={},
+        seed=0,
+        rows=7,
+        counts={**COUNTS[stage], **(counts or {})},
+        metrics={**METRICS[stage], **(metrics or {})},
+        inputs={},
+        files={},
+        digest="",
+        iterppo_version="",
+        libraries={},
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_ends_with_what_was_made_what_it_amounts_to_and_what_is_next(
+    stage: str,
+) -> None:
+    made = manifest(stage)
+
+    lines = three_lines(Path("out"), made, round_folder=None).split("\n")
+
+    assert lines == [f"out: {made.kind}@1, 7 rows", f"  {TOLD[stage]}", f"  next: {NEXT[stage]}"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "counts", "metrics", "worry"),
+    [
+        ("rollout", {"outcomes": 0}, {}, "no conversation reached the outcome"),
+        ("ingest", {"outcomes": 0}, {}, "no conversation reached the outcome"),
+        ("ingest", {"rejects": 3}, {}, "3 lines were not taken"),
+        ("ingest", {"conversations_censored": 51}, {}, "most conversations were still open"),
+        ("ingest", {"conversations_heldout": 19}, {}, "only 19 held-out conversations"),
+        ("returns", {"turns_with_return": 0}, {}, "no return is known"),
+        ("returns", {"turns_capped": 5}, {}, "the weight of 5 turns was cut"),
+        ("returns", {}, {"weight_max": 12.0}, "a weight of 12.000"),
+        ("fit-q", {}, {"verdict": "weak"}, "Q is weak. It ranks. All of it: iterppo inspect out"),
+        ("fit-q", {}, {"verdict": "noise"}, "Q is noise. ppo refuses it. It ranks."),
+        ("prompts", {"states_too_long": 2}, {}, "2 states are longer than"),
+        ("prompts", {"prompts_cut": 61}, {}, "61 prompts lost their beginning"),
+        ("ppo", {}, {"kept_update": 0.0}, "no update was better on held-out prompts"),
+        ("ppo", {}, {"stopped": "the KL passed its budget"}, "it stopped early: the KL passed"),
+    ],
+)
+def test_what_there_is_to_worry_about_comes_before_what_is_next(
+    stage: str, counts: Any, metrics: Any, worry: str
+) -> None:
+    made = manifest(stage, counts=counts, metrics=metrics)
+
+    *_, last = three_lines(Path("out"), made, round_folder=None).split("\n")
+
+    assert last.startswith(f"  worry: {worry}")
+
+
+def test_within_a_round_the_next_stage_is_the_first_that_made_nothing_yet(tmp_path: Path) -> None:
+    folder = tmp_path / "000"
+    said = []
+    order = ("trajectories rejects", "init", "returns", "q", "prompts", "policy", "export")
+    for places in ("log", *order):
+        for place in places.split():
+            (folder / place).mkdir(parents=True)
+        *_, last = three_lines(folder, manifest("returns"), round_folder=folder).split("\n")
+        said.append(last.removeprefix("  next: ").removesuffix(f" --round {folder}"))
+
+    assert said == [
+        *(f"iterppo {name}" for name in ("ingest", "init", "returns", "fit-q", "prompts")),
+        "iterppo ppo",
+        "iterppo export",
+        f"what this made stale: iterppo status {folder}",
+    ]
+
+
+def test_a_later_round_is_not_told_to_make_a_first_policy(tmp_path: Path) -> None:
+    (tmp_path / "000" / "policy").mkdir(parents=True)
+    folder = tmp_path / "001"
+    for place in ("trajectories", "rejects"):
+        (folder / place).mkdir(parents=True)
+
+    *_, last = three_lines(folder, manifest("ingest"), round_folder=folder).split("\n")
+
+    assert last == f"  next: iterppo returns --round {folder}"

@@ -1,0 +1,189 @@
+"""`iterppo status`: what the stages themselves would call up to date, and why not."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iterppo.artifact import MANIFEST
+from iterppo.freshness import freshness, round_freshness, run_freshness, worst
+from tests.small_round import run_stage, write_log, write_round
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def round_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a log in the current folder, named as one types it."""
+    monkeypatch.chdir(tmp_path)
+    return write_round(Path("runs/shop/000"), log=Path("logs/one.jsonl"))
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {stage: worst(found) for stage, found in round_freshness(folder).items()}
+
+
+def reasons(folder: Path, stage: str) -> list[str]:
+    return [reason for one in round_freshness(folder)[stage] for reason in one.reasons]
+
+
+def test_a_round_that_was_just_made_is_fresh_and_the_rest_is_missing(round_folder: Path) -> None:
+    made = dict.fromkeys(("ingest", "init", "returns", "fit-q"), "fresh")
+    missing = dict.fromkeys(("rollout", "actions", "prompts", "ppo", "export"), "missing")
+
+    assert states(round_folder) == made | missing
+
+
+def test_a_log_that_changed_makes_its_trajectories_stale_and_nothing_else(
+    round_folder: Path,
+) -> None:
+    with Path("logs/one.jsonl").open("a") as stream:
+        stream.write("\n")
+
+    assert states(round_folder)["ingest"] == "stale"
+    assert set(reasons(round_folder, "ingest")) == {"its input log 0 changed since"}
+    assert states(round_folder)["returns"] == "fresh"  # as `iterppo returns` says, until then
+
+
+def test_trajectories_that_were_made_again_make_what_was_made_of_them_stale(
+    round_folder: Path,
+) -> None:
+    write_log(Path("logs/one.jsonl"))
+    Path("logs/one.jsonl").write_text(Path("logs/one.jsonl").read_text().replace("roof", "loft"))
+    run_stage("ingest", round_folder, logs=["logs/one.jsonl"], workers=1, engine="local")
+
+    assert states(round_folder)["ingest"] == "fresh"
+    assert reasons(round_folder, "fit-q") == ["its input trajectories changed since"]
+    assert states(round_folder)["returns"] == states(round_folder)["init"] == "stale"
+
+
+def test_what_status_calls_fresh_the_stage_calls_up_to_date_and_the_other_way_round(
+    round_folder: Path, command: Command
+) -> None:
+    for changes in (False, True):
+        if changes:
+            manifest = Path(round_folder, "trajectories", MANIFEST)
+            content = json.loads(manifest.read_text())
+            content["digest"] = "0" * 64
+            manifest.write_text(json.dumps(content))
+        is_fresh = freshness(round_folder / "returns", "returns").state == "fresh"
+        said = command("returns", "--round", round_folder).stdout
+        assert is_fresh == ("up to date" in said) == (not changes)
+
+
+def test_an_input_that_is_gone_is_a_reason(round_folder: Path) -> None:
+    Path("logs/one.jsonl").unlink()
+
+    assert reasons(round_folder, "ingest")[0] == (
+        "its input log 0, logs/one.jsonl, is not there any more"
+    )
+
+
+def test_code_that_changed_is_a_reason(round_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iterppo.artifact.manifest.code_digest", lambda: "other")
+
+    assert set(reasons(round_folder, "returns")) == {"the code of iterppo changed since"}
+
+
+def test_another_configuration_of_today_is_not_considered(round_folder: Path) -> None:
+    assert freshness(round_folder / "trajectories", "ingest").state == "fresh"  # heldout=0.5 then
+
+
+def test_a_run_that_was_moved_is_as_fresh_as_it_was(round_folder: Path) -> None:
+    Path("elsewhere").mkdir()
+    shutil.move("runs/shop", "elsewhere/shop")
+
+    assert states(Path("elsewhere/shop/000"))["fit-q"] == "fresh"
+
+
+def test_damage_is_not_staleness(round_folder: Path) -> None:
+    Path(round_folder, "returns/part-00000.parquet").write_bytes(b"")
+
+    one = freshness(round_folder / "returns", "returns")
+    assert one.state == "damaged"
+    assert "does not match manifest.json" in one.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("left", "state"),
+    [
+        pytest.param(".returns.tmp-{gone}", "half-written", id="of a process that was killed"),
+        pytest.param(".returns.tmp-{alive}", "running", id="of a process that lives"),
+        pytest.param("returns", "half-written", id="a folder without a manifest"),
+    ],
+)
+def test_what_is_half_written_is_told_from_what_is_missing(
+    round_folder: Path, left: str, state: str
+) -> None:
+    shutil.rmtree(round_folder / "returns")
+    assert freshness(round_folder / "returns", "returns").state == "missing"
+
+    (round_folder / left.format(gone=2**22 + 1, alive=os.getpid())).mkdir()
+
+    assert freshness(round_folder / "returns", "returns").state == state
+
+
+def test_a_training_that_was_killed_is_interrupted(round_folder: Path) -> None:
+    shutil.rmtree(round_folder / "q")
+    (round_folder / ".q.checkpoint.safetensors").touch()
+
+    assert freshness(round_folder / "q", "fit-q").state == "interrupted"
+
+
+def test_an_artifact_beside_the_convention_is_told_of_too(round_folder: Path) -> None:
+    shutil.copytree(round_folder / "q", round_folder / "judge")
+
+    assert [one.path.name for one in round_freshness(round_folder)["fit-q"]] == ["q", "judge"]
+
+
+def test_a_run_is_its_rounds_in_order_and_other_folders_are_left_out(round_folder: Path) -> None:
+    shutil.copytree(round_folder, "runs/shop/001")
+    Path("runs/shop/notes").mkdir()
+
+    assert list(run_freshness(Path("runs/shop"))) == ["000", "001"]
+    assert list(run_freshness(Path("runs/shop/001"))) == ["001"]
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_status_is_a_table_of_rounds_and_stages(round_folder: Path, command: Command) -> None:
+    Path(round_folder, "returns/part-00000.parquet").write_bytes(b"")
+
+    done = command("status", "runs/shop")
+
+    assert (done.status, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "runs/shop"
+    assert lines[1].split() == [
+        "rollout", "ingest", "init", "returns", "actions", "fit-q", "prompts", "ppo", "export"
+    ]  # fmt: skip
+    assert lines[2].split() == [
+        "000", "·", "fresh", "fresh", "damaged", "·", "fresh", "·", "·", "·"
+    ]  # fmt: skip
+    assert "  runs/shop/000/returns" in lines
+
+
+def test_status_as_json_names_every_artifact(round_folder: Path, command: Command) -> None:
+    content = json.loads(command("status", "runs/shop", "--json").stdout)
+
+    ingest = content["rounds"]["000"]["ingest"]
+    assert ingest["state"] == "fresh"
+    assert [one["path"] for one in ingest["artifacts"]] == [
+        "runs/shop/000/trajectories",
+        "runs/shop/000/rejects",
+    ]
+
+
+@pytest.mark.parametrize("name", ["absent", "logs"])
+def test_status_of_what_is_no_run_ends_with_4(
+    round_folder: Path, command: Command, name: str
+) -> None:
+    done = command("status", name)
+
+    assert (done.status, done.stdout) == (4, "")
+    assert done.stderr.count("\n") == 1
