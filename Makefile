@@ -168,6 +168,7 @@ loop: start ## ROUNDS rounds in an environment: hold conversations, improve, rep
 	@set -e; rounds=0; before=; for k in $$(seq -f %03g 0 $$(($(ROUNDS) - 1))); do \
 		$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$k $(FLAGS); \
 		$(ROUND_OF_LOOP) ROUND=$(RUN)/$$k KEEP_INIT=yes; \
+		$(ITERPPO) rounds $(RUN)/$$k $$(test $$rounds = 0 || echo --no-header); \
 		rounds=$$((rounds + 1)); newest=$$k; \
 		if [ -n "$(UNTIL)" ] && [ -n "$$before" ]; then \
 			status=0; \

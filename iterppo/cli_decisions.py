@@ -29,6 +29,10 @@ def register(app: typer.Typer) -> None:
         "the arms contradict the plan."
     )(compare)
     app.command(help="Say how many conversations an A/B test needs.")(plan)
+    app.command(
+        help="Say what came of each round of a run, a line a round: success, mean return, Q's "
+        "verdict, KL of the new policy, time."
+    )(rounds)
     app.command(help="Say which arm of an experiment keys belong to, by a hash of each.")(assign)
 
 
@@ -181,6 +185,24 @@ def _trajectories(name: str, stack: ExitStack) -> Artifact:
         extra={"logs": [name], "workers": 0, "engine": "local"},
     )
     return open_artifact(made, "trajectories")
+
+
+def rounds(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of a round.")],
+    header: Annotated[
+        bool, typer.Option("--header/--no-header", help="Name the columns first.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """A line for each round."""
+    from iterppo.report.rounds import HEADER, round_line, round_result, rounds_of
+
+    results = [round_result(place) for place in rounds_of(folder)]
+    if as_json:
+        print(json.dumps(results))
+        return
+    lines = [round_line(result) for result in results]
+    print("\n".join([HEADER, *lines] if header else lines))
 
 
 def plan(

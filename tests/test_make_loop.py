@@ -69,6 +69,11 @@ def test_without_until_every_round_runs_and_nothing_is_asked(tmp_path: Path) -> 
     assert comparisons(calls) == [
         "compare --ignore-sample-ratio " + " ".join(f"r/00{k}/trajectories" for k in range(4))
     ]
+    assert [call for call in calls if call.startswith("rounds")] == [
+        "rounds r/000",
+        "rounds r/001 --no-header",
+        "rounds r/002 --no-header",
+    ], "a line a round, when it is done"
 
 
 def test_the_loop_stops_after_the_first_round_whose_q_has_converged(tmp_path: Path) -> None:

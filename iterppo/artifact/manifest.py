@@ -62,6 +62,9 @@ class Manifest(BaseModel):
     iterppo_version: str
     libraries: dict[str, str]
     created_at: datetime
+    seconds: float | None = None
+    """Wall time from when the artifact was begun; of a stage that was killed and went on, since
+    then. Null in artifacts of before it was noted."""
 
 
 def file_digest(path: Path) -> str:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,6 +71,7 @@ class ArtifactWriter:
         self._num_parts = 0
         self._pending: list[dict[str, Any]] = []
         self.folder = out.parent / f".{out.name}.tmp-{os.getpid()}"
+        self._begun_s = time.monotonic()
 
     def __enter__(self) -> Self:
         _refuse_foreign(self.out, self.kind)
@@ -210,6 +212,7 @@ class ArtifactWriter:
             iterppo_version=iterppo.__version__,
             libraries=_library_versions(),
             created_at=datetime.now(UTC),
+            seconds=round(time.monotonic() - self._begun_s, 3),
         )
         for name in files:
             _sync(self.folder / name)

@@ -1,0 +1,196 @@
+"""Iterative PPO, round after round, beside what one would use instead.
+
+    python -m benchmarks.loop [--quick] [--seeds N] [--rounds K] [--methods …] [--record]
+
+The shop, whose optimum is known exactly. From conversations of its scripted assistant a first
+policy is cloned, π_0. Then, in every round, a method sees the conversations of its own policy, all
+methods equally many, and makes the next one (`benchmarks/loop_methods.py` lists the methods). What
+is told is the share of conversations that end in the outcome, of every policy, with a 95 % interval
+over the seeds.
+
+Each method is run for each seed in a process of its own, as many at once as there are cores. Every
+artifact is kept below `--work` until it is all done: a run that was killed, or that another method
+or seed is asked of, goes on where it was.
+
+The last line printed is a JSON object; `--record` writes it to `benchmarks/results/loop.json`, with
+`success[method][seed][round]`, and a figure beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import loop_rounds
+from benchmarks.loop_figure import draw
+from benchmarks.loop_methods import METHODS
+from benchmarks.loop_statistics import of_methods, of_the_main_one
+from benchmarks.machine import machine, say
+from iterppo.environments.shop_optimum import optimal_success
+from iterppo.lm.policy import prepare_libraries
+
+RESULTS = Path(__file__).resolve().parent / "results"
+MAIN = "ppo"
+
+
+def main() -> None:
+    """Measure, print, record."""
+    options = parse()
+    cells = [(seed, method) for seed in range(options.seeds) for method in options.methods]
+    started = time.perf_counter()
+    shared: dict[str, Any] = {
+        "work": options.work,
+        "conversations": options.conversations,
+        "rounds": options.rounds,
+        "quick": options.quick,
+    }
+    success: dict[str, dict[int, list[float]]] = {method: {} for method in options.methods}
+    seconds: dict[str, list[float]] = {method: [] for method in options.methods}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+        begun = [pool.submit(begin, seed, **shared) for seed in range(options.seeds)]
+        for first in begun:
+            first.result()
+        running = {pool.submit(run, *cell, **shared): cell for cell in cells}
+        for future in as_completed(running):
+            seed, method = running[future]
+            rates, took_s = future.result()
+            success[method][seed] = rates
+            seconds[method].append(took_s)
+            say(f"{method}, seed {seed}: " + " → ".join(f"{rate:.3f}" for rate in rates))
+    result = summary(success, options, seconds=seconds, took_s=time.perf_counter() - started)
+    if options.record:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "loop.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        draw(result, RESULTS / "loop.png")
+    print(table(result))
+    print(json.dumps({name: value for name, value in result.items() if name != "success"}))
+
+
+def parse() -> argparse.Namespace:
+    """What is asked for; the numbers that were left out."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.loop",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="one seed, two rounds, few methods")
+    parser.add_argument("--seeds", type=int, help="number of seeds (5; quick: 1)")
+    parser.add_argument("--rounds", type=int, help="number of rounds (4; quick: 2)")
+    parser.add_argument("--conversations", type=int, help="of a policy (2,000; quick: 600)")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), help="all; quick: three")
+    parser.add_argument("--work", type=Path, help="folder of the artifacts (runs/loop)")
+    parser.add_argument("--processes", type=int, help="at once (one a core)")
+    parser.add_argument("--record", action="store_true", help="write to benchmarks/results")
+    options = parser.parse_args()
+    quick = options.quick
+    options.seeds = options.seeds or (1 if quick else 5)
+    options.rounds = options.rounds or (2 if quick else 4)
+    options.conversations = options.conversations or (600 if quick else 2000)
+    options.methods = options.methods or (
+        [MAIN, "filtered-cloning", "single-turn-outcome"] if quick else list(METHODS)
+    )
+    options.work = options.work or Path("runs") / ("loop-quick" if quick else "loop")
+    options.processes = options.processes or len(os.sched_getaffinity(0))
+    return options
+
+
+def begin(seed: int, *, work: Path, conversations: int, rounds: int, quick: bool) -> None:
+    """What all methods of a seed share: π_0 and its conversations."""
+    _one_thread()
+    settings = loop_rounds.Settings(conversations, seed, quick=quick)
+    folder = work / str(seed)
+    deployed = loop_rounds.start(folder, settings)
+    loop_rounds.collect(folder / "start", deployed, settings, k=0)
+
+
+def run(
+    seed: int, method: str, *, work: Path, conversations: int, rounds: int, quick: bool
+) -> tuple[list[float], float]:
+    """Success of π_0, π_1 … of a method, and the time that was taken, in seconds."""
+    _one_thread()
+    started = time.perf_counter()
+    settings = loop_rounds.Settings(conversations, seed, quick=quick)
+    start, folder = work / str(seed) / "start", work / str(seed) / method
+    _share(start, folder / "000")
+    deployed = loop_rounds.Deployed(start / "policy")
+    rates, seen = [], []
+    for k in range(rounds + 1):
+        place = folder / f"{k:03d}"
+        loop_rounds.collect(place, deployed, settings, k=k)
+        outcomes, held = loop_rounds.success(place)
+        rates.append(outcomes / held)
+        seen.append(place)
+        if k < rounds:
+            deployed = METHODS[method](seen, deployed, settings)
+            say(f"{method}, seed {seed}: round {k} done, its policy had {rates[-1]:.3f}")
+    return rates, time.perf_counter() - started
+
+
+def _share(start: Path, first: Path) -> None:
+    """The first round's conversations are those of π_0, whatever is made of them."""
+    first.mkdir(parents=True, exist_ok=True)
+    for name in ("log", "trajectories", "rejects"):
+        if not (first / name).exists():
+            (first / name).symlink_to((start / name).resolve(), target_is_directory=True)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    prepare_libraries()
+
+
+def summary(
+    success: dict[str, dict[int, list[float]]],
+    options: argparse.Namespace,
+    *,
+    seconds: dict[str, list[float]],
+    took_s: float,
+) -> dict[str, Any]:
+    """What is recorded."""
+    optimum = optimal_success()
+    rates = {method: [found[seed] for seed in sorted(found)] for method, found in success.items()}
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "conversations": options.conversations,
+        "rounds": options.rounds,
+        "optimum": round(optimum, 4),
+        "minutes": round(took_s / 60, 1),
+        "minutes_a_seed": {
+            method: round(sum(found) / len(found) / 60, 1) for method, found in seconds.items()
+        },
+        "success": rates,
+        "methods": of_methods(rates),
+    }
+    if MAIN in rates:
+        result |= of_the_main_one(rates, main=MAIN, optimum=optimum)
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """Success against round, a method a line; the interval is that of the mean over seeds."""
+    rounds = range(result["rounds"] + 1)
+    lines = [
+        f"share of conversations with the outcome, {result['conversations']:,} of each policy; "
+        f"the optimum has {result['optimum']:.3f}",
+        f"{'':22s}" + "".join(f"{f'π_{k}':>22s}" for k in rounds),
+    ]
+    for method, numbers in result["methods"].items():
+        told = [f"{mean:.3f}" for mean in numbers["mean"]]
+        if "low" in numbers:
+            ends = zip(told, numbers["low"], numbers["high"], strict=True)
+            told = [f"{mean} [{low:.3f}, {high:.3f}]" for mean, low, high in ends]
+        lines.append(f"{method:22s}" + "".join(f"{text:>22s}" for text in told))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

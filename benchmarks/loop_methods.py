@@ -1,0 +1,189 @@
+"""What a method makes of a round's conversations: the next policy.
+
+ppo, grpo, rloo         Iterative PPO: Q^π of the log, then single-turn PPO (GRPO, RLOO) on it
+cloning                 imitates its own log, all of it
+filtered-cloning        imitates the conversations that ended well, of all rounds so far
+single-turn-outcome     as ppo, but γ = 0: the outcome of the very next message is the reward
+single-turn-accepted    as ppo, but the reward is whether the business sent the suggestion
+best-of-n               π_0 for ever; of N suggestions the one that Q^π of the log likes best
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.loop_rounds import Deployed, Settings, made
+from iterppo.artifact import ArtifactWriter, open_artifact
+from iterppo.config import InitConfig, ReturnsConfig
+from iterppo.lm import policy as policies
+from iterppo.lm.cloning import clone, examples_of
+from iterppo.lm.rendering import decisions
+from iterppo.pipeline import STAGES
+
+Improve = Callable[[list[Path], Deployed, Settings], Deployed]
+"""From the folders of the rounds so far, the newest one last, and what was deployed in it."""
+
+BEST_OF = 8
+CLONING_EPOCHS = 2.0
+"""Of a policy that goes on from the one before; from scratch it takes more."""
+CLONING_LEARNING_RATE = 1e-3
+
+
+def iterative(algorithm: str, *, gamma: float | None = None, accepted: bool = False) -> Improve:
+    """fit-q, prompts, ppo; `gamma` and `accepted` change what Q is of."""
+
+    def improve(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
+        folder = rounds[-1]
+        q = fit(folder, deployed, settings, gamma=gamma, accepted=accepted)
+        prompts = made(
+            folder / "prompts",
+            lambda: STAGES["prompts"].run(
+                settings.of("prompts"),
+                trajectories=folder / "trajectories",
+                policy=deployed.policy,
+                out=folder / "prompts",
+            ),
+        )
+        per_prompt = {} if algorithm == "ppo" else {"completions_per_prompt": 4}
+        out = folder / "policy"
+        made(
+            out,
+            lambda: STAGES["ppo"].run(
+                settings.of("ppo", algorithm=algorithm, **per_prompt),
+                prompts=prompts,
+                q=q,
+                policy=deployed.policy,
+                out=out,
+            ),
+        )
+        return Deployed(out)
+
+    return improve
+
+
+def fit(
+    folder: Path,
+    deployed: Deployed,
+    settings: Settings,
+    *,
+    gamma: float | None = None,
+    accepted: bool = False,
+) -> Path:
+    """Q^π of the round's log."""
+    trajectories, returns = folder / "trajectories", folder / "returns"
+    if accepted:
+        made(returns, lambda: pay_for_acceptance(trajectories, returns))
+    else:
+        changed = {} if gamma is None else {"gamma": gamma}
+        made(
+            returns,
+            lambda: STAGES["returns"].run(
+                settings.of("returns", **changed), trajectories=trajectories, out=returns
+            ),
+        )
+    return made(
+        folder / "q",
+        lambda: STAGES["fit-q"].run(
+            settings.of("fit-q"),
+            trajectories=trajectories,
+            returns=returns,
+            policy=deployed.policy,
+            out=folder / "q",
+        ),
+    )
+
+
+def pay_for_acceptance(trajectories: Path, out: Path) -> None:
+    """Returns of 1 where the suggestion was sent, as it was or edited, and of 0 elsewhere."""
+    source = open_artifact(trajectories, "trajectories")
+    with ArtifactWriter(
+        out,
+        kind="returns",
+        stage="returns",
+        config=ReturnsConfig(gamma=0.0),
+        inputs={"trajectories": source.record()},
+    ) as writer:
+        for rows in source.conversations():
+            writer.write(
+                {
+                    "conversation_id": row["conversation_id"],
+                    "turn": row["turn"],
+                    "reward": (paid := float(row["adoption"] in ("verbatim", "edited"))),
+                    "return": paid,
+                    "weight": 1.0,
+                    "horizon": 1,
+                }
+                for row in rows
+            )
+
+
+def cloning(*, successes_only: bool) -> Improve:
+    """Maximum likelihood of the log's suggestions, from the deployed policy on."""
+
+    def improve(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
+        out = rounds[-1] / "policy"
+        logs = [folder / "trajectories" for folder in (rounds if successes_only else rounds[-1:])]
+        made(out, lambda: imitate(logs, deployed.policy, out, settings, successes_only))
+        return Deployed(out)
+
+    return improve
+
+
+def imitate(
+    logs: list[Path], policy: Path, out: Path, settings: Settings, successes_only: bool
+) -> None:
+    """Clone conversations of logs, and write the policy."""
+    policies.prepare_libraries()
+    loaded = policies.load_policy(policy)
+    chosen = loaded.settings
+    examples = []
+    for log in logs:
+        for turns in open_artifact(log, "trajectories").conversations():
+            if turns[0]["split"] != "train":
+                continue
+            if successes_only and not any(turn["reward"] for turn in turns):
+                continue
+            examples += examples_of(
+                list(decisions(turns, system_prompt=chosen.system_prompt)),
+                loaded.renderer,
+                max_tokens=chosen.max_prompt_tokens + chosen.max_new_tokens,
+            )
+    config: InitConfig = settings.of("init")
+    clone(
+        loaded.model,
+        examples,
+        pad_id=loaded.renderer.tokenizer.pad_token_id,
+        context_weight=config.context_weight,
+        epochs=CLONING_EPOCHS,
+        max_steps=config.max_steps,
+        tokens_per_batch=config.tokens_per_batch,
+        learning_rate=CLONING_LEARNING_RATE,
+        seed=settings.seed,
+    )
+    inputs = {"policy": open_artifact(policy).record()}
+    with ArtifactWriter(out, kind="policy", stage="init", config=config, inputs=inputs) as writer:
+        saved = policies.save_policy(
+            writer.folder / policies.MODEL,
+            model=loaded.model,
+            renderer=loaded.renderer,
+            settings=chosen.model_dump(exclude={"version"}),
+        )
+        writer.metrics["policy_version"] = saved.version
+
+
+def best_of_n(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
+    """The first policy, and Q of the newest log as the judge of its suggestions."""
+    return Deployed(deployed.policy, q=fit(rounds[-1], deployed, settings), best_of=BEST_OF)
+
+
+METHODS: dict[str, Improve] = {
+    "ppo": iterative("ppo"),
+    "grpo": iterative("grpo"),
+    "rloo": iterative("rloo"),
+    "best-of-n": best_of_n,
+    "filtered-cloning": cloning(successes_only=True),
+    "cloning": cloning(successes_only=False),
+    "single-turn-outcome": iterative("ppo", gamma=0.0),
+    "single-turn-accepted": iterative("ppo", accepted=True),
+}

@@ -1,0 +1,55 @@
+"""What the success rates of `benchmarks.loop` say, over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+Rates = Mapping[str, Sequence[Sequence[float]]]
+"""method -> seed -> round -> share of conversations with the outcome."""
+
+
+def of_methods(rates: Rates) -> dict[str, dict[str, list[float]]]:
+    """Mean over seeds of every round, with its 95 % interval."""
+    return {method: _intervals(np.array(found)) for method, found in rates.items()}
+
+
+def of_the_main_one(rates: Rates, *, main: str, optimum: float) -> dict[str, Any]:
+    """The claims about the main method.
+
+    seeds_rising: in how many seeds every round's policy is better than the one before;
+    share_of_optimum: the last policy's, and by seed; ahead_of: of every other method, the paired
+    difference of the last policies over seeds, with its 95 % interval (t, of the seeds'
+    differences); separated: whether that interval lies above 0.
+    """
+    own = np.array(rates[main])
+    last = own[:, -1]
+    ahead: dict[str, dict[str, float | bool]] = {}
+    for method, found in rates.items():
+        if method == main:
+            continue
+        numbers = _intervals((last - np.array(found)[:, -1])[:, None])
+        ahead[method] = {name: ends[0] for name, ends in numbers.items()}
+        if "low" in numbers:
+            ahead[method]["separated"] = numbers["low"][0] > 0
+    return {
+        "seeds_rising": int((np.diff(own, axis=1) > 0).all(axis=1).sum()),
+        "share_of_optimum": round(float(last.mean()) / optimum, 3),
+        "share_of_optimum_by_seed": [round(float(x) / optimum, 3) for x in last],
+        "ahead_of": ahead,
+    }
+
+
+def _intervals(rate_SK: np.ndarray) -> dict[str, list[float]]:
+    """Mean over seeds, and its interval by Student's t; of one seed there is none."""
+    S = len(rate_SK)
+    mean_K = rate_SK.mean(axis=0)
+    ends = {"mean": mean_K}
+    if S > 1:
+        half_K = stats.t.ppf(0.975, S - 1) * rate_SK.std(axis=0, ddof=1) / math.sqrt(S)
+        ends |= {"low": mean_K - half_K, "high": mean_K + half_K}
+    return {name: [round(float(x), 4) for x in end_K] for name, end_K in ends.items()}
