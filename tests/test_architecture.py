@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": LOWER | MIDDLE,
     "assignment": {"errors"},
     "cli_decisions": LOWER | MIDDLE | {"assignment", "execution"},
-    "cli": LOWER | MIDDLE | {"cli_decisions", "execution", "launch", "stages"},
+    "cli_report": LOWER | MIDDLE,
+    "cli": LOWER | MIDDLE | {"cli_decisions", "cli_report", "execution", "launch", "stages"},
     "__main__": {"cli"},
     "iterppo": set(),  # the package itself, iterppo/__init__.py; everybody may import it
 }
@@ -57,6 +58,7 @@ NOT_LOADED_BY: dict[str, set[str]] = {
             "assignment",
             "cli",
             "cli_decisions",
+            "cli_report",
             "config",
             "errors",
             "launch",
@@ -64,7 +66,7 @@ NOT_LOADED_BY: dict[str, set[str]] = {
         ),
         HEAVY | {"pyarrow"},
     ),
-    **dict.fromkeys(("artifact", "contracts", "execution", "logs"), HEAVY),
+    **dict.fromkeys(("artifact", "contracts", "execution", "logs", "report"), HEAVY),
     "engines": HEAVY | {"pyarrow", "ray"},
 }
 
