@@ -115,6 +115,7 @@ READY = $(CONFIG) | $(VENV)/.installed
 
 demo: ## Simulated logs to an improved policy, in some minutes: scripted logs, π_0, one round, π_1, comparison
 	@$(MAKE) --no-print-directory loop ROUNDS=1 RUN=runs/demo LAST=1000
+	@$(ITERPPO) report runs/demo
 
 round: $(ROUND)/export/$(MADE) ## One round on files: ROUND=runs/star/000 LOGS='…' [CONFIG=…] [SET='seed=1 …']
 	@echo "$(ROUND): done. Look at it with: $(ITERPPO) inspect $(ROUND)"

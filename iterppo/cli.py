@@ -14,6 +14,7 @@ import typer
 
 from iterppo import __version__
 from iterppo.cli_decisions import register
+from iterppo.cli_report import register as register_report
 from iterppo.engines import EngineName
 from iterppo.errors import ArtifactError, GateError, IterPPOError, UsageError
 from iterppo.launch import Processes, has_gpu, is_told_elsewhere, leave_error
@@ -529,6 +530,7 @@ def export(
 
 
 register(app)
+register_report(app)
 
 
 @app.command(

@@ -39,7 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": LOWER | MIDDLE,
     "assignment": {"errors"},
     "cli_decisions": LOWER | MIDDLE | {"assignment", "execution"},
-    "cli": LOWER | MIDDLE | {"cli_decisions", "execution", "freshness", "launch", "stages"},
+    "cli_report": LOWER | MIDDLE,
+    "cli": LOWER
+    | MIDDLE
+    | {"cli_decisions", "cli_report", "execution", "freshness", "launch", "stages"},
     "__main__": {"cli"},
     "iterppo": set(),  # the package itself, iterppo/__init__.py; everybody may import it
 }
@@ -58,6 +61,7 @@ NOT_LOADED_BY: dict[str, set[str]] = {
             "assignment",
             "cli",
             "cli_decisions",
+            "cli_report",
             "config",
             "errors",
             "launch",
@@ -65,7 +69,7 @@ NOT_LOADED_BY: dict[str, set[str]] = {
         ),
         HEAVY | {"pyarrow"},
     ),
-    **dict.fromkeys(("artifact", "contracts", "execution", "freshness", "logs"), HEAVY),
+    **dict.fromkeys(("artifact", "contracts", "execution", "freshness", "logs", "report"), HEAVY),
     "engines": HEAVY | {"pyarrow", "ray"},
 }
 

@@ -28,7 +28,9 @@ EVERY_REJECT = ("--max-reject-rate", "1")
 """A broken line is not to end the stage."""
 Command = Callable[..., Any]
 
-LOOKS = {"assign", "compare", "converged", "inspect", "plan", "rounds", "schema", "status"}
+LOOKS = {
+    *("assign", "compare", "converged", "inspect", "plan", "report", "rounds", "schema", "status"),
+}
 """Commands that make no artifact."""
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -31,7 +31,8 @@ def test_every_command_in_the_readme_exists() -> None:
     named = set(re.findall(r"(?:\.venv/bin/|`)iterppo ([a-z-]+)", README))
 
     assert named <= set(STAGES) | {
-        *("assign", "compare", "converged", "inspect", "plan", "rounds", "schema", "status")
+        *("assign", "compare", "converged", "inspect", "plan", "report", "rounds", "schema"),
+        "status",
     }
     assert set(STAGES) <= named
 

@@ -1,0 +1,293 @@
+"""Ship, test or hold: what a run says about its newest policy, and why.
+
+    Success, Run -> Decision
+
+A rule, not a feeling. The newest policy's own conversations decide where there are any. Without
+them, the evaluation of its logs decides where there is one. Without that, nothing but Q speaks for
+it, and Q is what it was trained on: then the most that is said is that a test is worth its while.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from iterppo.artifact import Manifest
+from iterppo.report.page.run import UNREADABLE, Round, Run
+from iterppo.report.page.success import Row, Success
+
+Word = Literal["Ship", "Test", "Hold", "Nothing to decide yet"]
+Sign = Literal["for", "against", "unknown"]
+
+WORDS: dict[Sign, str] = {
+    "for": "speaks for it",
+    "against": "speaks against it",
+    "unknown": "bear in mind",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One thing that is known, or that is not."""
+
+    sign: Sign
+    text: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with the newest policy."""
+
+    word: Word
+    policy: str
+    """π_k; empty where there is none."""
+    version: str
+    reason: str
+    evidence: tuple[Evidence, ...]
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "decision": self.word.lower(),
+            "policy": self.policy,
+            "policy_version": self.version,
+            "reason": self.reason,
+            "evidence": [{"sign": each.sign, "text": each.text} for each in self.evidence],
+        }
+
+
+def decide(run: Run, success: Success) -> Decision:
+    """The decision about the newest trained policy."""
+    trained = [one for one in run.numbered if _policy(one) is not None]
+    if not trained:
+        return _nothing(run)
+    newest = trained[-1]
+    manifest = _policy(newest)
+    assert manifest is not None
+    version = str(manifest.metrics.get("policy_version") or "")
+    name = run.policy_name(version)
+    behaviour = str(manifest.metrics.get("behaviour_version") or "")
+    evidence = [*_of_q(newest), *_of_training(newest, manifest)]
+    after = success.with_version(version)
+    before = success.with_version(behaviour)
+    if before is None:
+        before = _row_of(success, newest.name)
+    if after is not None and before is not None and after != before:
+        word, reason, found = _by_conversations(success, before, after)
+        evidence = [*found, *evidence]
+    elif (evaluation := newest.of_kind("evaluation")) is not None and evaluation.manifest:
+        word, reason = _by_evaluation(evaluation.manifest)
+    else:
+        word, reason = _by_q(newest, manifest)
+        evidence.append(
+            Evidence("unknown", f"No conversation was held with {name} yet: only Q speaks for it.")
+        )
+    evidence += [Evidence("unknown", text) for text in success.troubles]
+    evidence.sort(key=lambda each: list(WORDS).index(each.sign))
+    return Decision(word, name, version, reason, tuple(evidence))
+
+
+def _policy(one: Round) -> Manifest | None:
+    place = one.whole("policy")
+    return place.manifest if place is not None else None
+
+
+def _row_of(success: Success, name: str) -> int | None:
+    return next((n for n, row in enumerate(success.rows) if row.round_name == name), None)
+
+
+def _nothing(run: Run) -> Decision:
+    newest = run.numbered[-1]
+    missing = ", ".join(name for name, _ in newest.missing())
+    return Decision(
+        "Nothing to decide yet",
+        "",
+        "",
+        f"No policy was trained in this run. Round {newest.name} still lacks {missing}.",
+        (),
+    )
+
+
+def _by_conversations(
+    success: Success, before: int, after: int
+) -> tuple[Word, str, list[Evidence]]:
+    """A difference of success rates whose whole 95 % interval lies above 0 ships."""
+    one, base = success.rows[after], success.rows[before]
+    told = success.difference(base=before, one=after)
+    if "difference" not in told:
+        return (
+            "Hold",
+            f"No conversation of {one.policy} has ended yet, or none of {base.policy}.",
+            [],
+        )
+    difference, low, high = (told[f"difference{end}"] for end in ("", "_low", "_high"))
+    rates = (
+        f"{percent(one.told['rate'])} of {one.told['conversations']} conversations with "
+        f"{one.policy} succeeded, and {percent(base.told['rate'])} of "
+        f"{base.told['conversations']} with {base.policy}"
+    )
+    gap = f"{points(difference)} points, 95 % interval {points(low)} to {points(high)}"
+    word: Word
+    if not told["open"]["alike"]:
+        word = "Hold"
+        reason = (
+            f"{rates}. Yet different shares of the two are still open, and only ended ones count: "
+            "wait until fewer are open."
+        )
+    elif low > 0:
+        word, reason = "Ship", f"{rates}: {gap}. All of it is above zero."
+    elif high < 0:
+        word = "Hold"
+        reason = f"{rates}: {gap}. It is worse: go back to {base.policy}."
+    else:
+        word = "Hold"
+        reason = (
+            f"{rates}: {gap}. Zero is within it, so nothing is shown. `iterppo plan` says how "
+            "many conversations would show a difference worth having."
+        )
+    return word, reason, _of_collection(one, base)
+
+
+def _of_collection(one: Row, base: Row) -> list[Evidence]:
+    """How the conversations came to be, which no interval covers."""
+    if one.environment and one.environment == base.environment:
+        return [
+            Evidence(
+                "unknown",
+                f"The conversations were held in the environment “{one.environment}”: simulated "
+                "customers. Success there says that the loop works, nothing about yours.",
+            )
+        ]
+    return [
+        Evidence(
+            "unknown",
+            "Rounds are collected one after the other. Where customers change with the season, so "
+            "does success; only arms that were assigned at the same time (`iterppo assign`, "
+            "`iterppo compare`) are free of that.",
+        )
+    ]
+
+
+def _by_evaluation(manifest: Manifest) -> tuple[Word, str]:
+    """What the stage `evaluate` said from the logs of the policy before."""
+    metrics = manifest.metrics
+    said = str(metrics.get("decision") or metrics.get("verdict") or "").lower()
+    reason = str(metrics.get("reason") or metrics.get("decision_reason") or "")
+    if said == "ship":
+        return "Test", f"Evaluated on logs: {reason or 'the gate says ship'}. Give it some traffic."
+    return "Hold", f"Evaluated on logs: {reason or said or 'no decision is noted'}."
+
+
+def _by_q(one: Round, manifest: Manifest) -> tuple[Word, str]:
+    metrics = manifest.metrics
+    name = "the policy before"
+    if _verdict(one)[0] == "noise":
+        return "Hold", "Q was found to be noise, and Q is all that this policy was trained on."
+    if metrics.get("kept_update") == 0:
+        return "Hold", f"No update was better than {name} on held-out prompts, so it was kept."
+    gain = watched_gain(one)
+    if gain is None:
+        return "Test", "It was trained without being watched: a test alone can tell."
+    value, low, high = gain
+    told = f"{value:+.3f} [{low:+.3f}, {high:+.3f}] discounted outcomes"
+    if not low > 0:
+        return "Hold", f"On held-out prompts Q does not prefer it to {name}: {told}."
+    return (
+        "Test",
+        f"On held-out prompts Q prefers it to {name} by {told}. Q is what it was trained on: give "
+        "it to a share of the customers, and compare.",
+    )
+
+
+def _of_q(one: Round) -> list[Evidence]:
+    verdict, why = _verdict(one)
+    if not verdict:
+        return []
+    sign: Sign = "for" if verdict == "usable" else "against"
+    return [Evidence(sign, f"Q, its reward, is {verdict}. {why}".strip())]
+
+
+def _verdict(one: Round) -> tuple[str, str]:
+    place = one.whole("q")
+    if place is None or place.manifest is None:
+        return "", ""
+    metrics = place.manifest.metrics
+    return str(metrics.get("verdict") or ""), str(metrics.get("verdict_reason") or "")
+
+
+def _of_training(one: Round, manifest: Manifest) -> list[Evidence]:
+    """What the held-out prompts said, and whether the step had to be stopped."""
+    metrics = manifest.metrics
+    found = []
+    gain = watched_gain(one)
+    if gain is not None:
+        value, low, high = gain
+        text = f"Q on held-out prompts: {value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        best = metrics.get("best_of_q")
+        kept = metrics.get("watched_q_kept")
+        if isinstance(best, float) and isinstance(kept, float):
+            text += (
+                f"; the best of {metrics.get('best_of_n', 0):g} suggestions of the policy before "
+                f"would reach {best:.3f}, this one {kept:.3f}"
+            )
+        found.append(Evidence("for" if low > 0 else "against", f"{text}."))
+    if metrics.get("stopped"):
+        found.append(Evidence("against", f"Training was stopped early: {metrics['stopped']}."))
+    budget, kept_kl = manifest.config.get("kl_budget"), metrics.get("watched_kl_kept")
+    if isinstance(kept_kl, float):
+        text = f"Distance from the policy before: {kept_kl:.2f} nat of KL per suggestion"
+        text += f", of {budget:g} that were allowed." if budget else "."
+        found.append(Evidence("for" if not budget or kept_kl <= budget else "against", text))
+    return found
+
+
+def watched_gain(one: Round) -> tuple[float, float, float] | None:
+    """Mean of Q̂(kept) − Q̂(first) over the watched prompts, by the judge where there is one, with
+    its 95 % interval (paired, Student's t, prompts taken as independent); None where it is not
+    known."""
+    place = one.whole("policy")
+    if place is None or place.manifest is None:
+        return None
+    try:
+        readings = read_watch(place.path)["readings"]
+        kept = place.manifest.metrics.get("kept_update")
+        key = "q_P" if readings[0]["judge_P"] is None else "judge_P"
+        last = next(one for one in readings if one["update"] == kept)
+        change_P = np.subtract(last[key], readings[0][key])
+    except (*UNREADABLE, IndexError, StopIteration):
+        return None
+    mean, num = float(change_P.mean()), len(change_P)
+    if num < 2:
+        return None
+    half = float(stats.t.ppf(0.975, num - 1) * change_P.std(ddof=1) / math.sqrt(num))
+    return mean, mean - half, mean + half
+
+
+def read_watch(folder: Path) -> Mapping[str, Any]:
+    """`watch.json` of a policy artifact."""
+    found: Mapping[str, Any] = json.loads((folder / "watch.json").read_text(encoding="utf-8"))
+    return found
+
+
+def percent(share: float) -> str:
+    """
+    >>> percent(0.2449)
+    '24.5 %'
+    """
+    return f"{100 * share:.1f} %"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in points of a percent.
+
+    >>> points(0.105), points(-0.0004)
+    ('+10.5', '−0.0')
+    """
+    return f"{100 * difference:+.1f}".replace("-", "−")

@@ -1,0 +1,127 @@
+"""What the policies were worth: success in each round's conversations, and the differences.
+
+trajectories of each round -> Success
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from iterppo.logs.arms import Arm, read_arm
+from iterppo.report.page.run import UNREADABLE, Round, Run
+from iterppo.statistics.comparison import Question, compare_arms
+
+GAMMA = 0.99
+"""Of the measure `return`, where a round has no returns of its own to take γ from."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The conversations of a round."""
+
+    round_name: str
+    policy: str
+    """π_k, or the version; several are joined."""
+    versions: tuple[str, ...]
+    told: Mapping[str, Any]
+    """As `iterppo compare` says it: rate, rate_low, rate_high, conversations, …"""
+    environment: str
+    """Where the conversations were simulated; empty: real ones, as far as is known."""
+
+    @property
+    def label(self) -> str:
+        """Round and policy, said once where they are called alike."""
+        return " ".join(dict.fromkeys((self.round_name, self.policy)))
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether any of its conversations has ended."""
+        return "rate" in self.told
+
+
+@dataclass(frozen=True)
+class Success:
+    """All rounds whose turns can be read."""
+
+    rows: tuple[Row, ...]
+    arms: tuple[Arm, ...]
+    troubles: tuple[str, ...]
+
+    def with_version(self, version: str) -> int | None:
+        """The last row whose conversations were all held by one policy."""
+        found = [n for n, row in enumerate(self.rows) if row.versions == (version,)]
+        return found[-1] if found else None
+
+    def difference(self, *, base: int, one: int) -> Mapping[str, Any]:
+        """A row against another, as `iterppo compare` says it, with `open` beside it."""
+        found = compare_arms([self.arms[base], self.arms[one]], Question())
+        return {**found["arms"][1], "open": found["open"]}
+
+
+def read_success(run: Run) -> Success:
+    """Every round's success; a round whose turns cannot be read is a trouble, in words."""
+    rows: list[Row] = []
+    arms: list[Arm] = []
+    troubles: list[str] = []
+    for one in run.rounds:
+        place = one.whole("trajectories")
+        if place is None:
+            continue
+        try:
+            arm = read_arm(
+                place.artifact(),
+                name=str(place.path),
+                gamma=_gamma(one),
+                cluster=None,
+                segment=None,
+            )
+        except UNREADABLE as error:
+            troubles.append(f"{place.path}: cannot be read ({error})")
+            continue
+        names = [run.policy_name(version) for version in arm.policy_versions]
+        rows.append(
+            Row(
+                one.name,
+                ", ".join(names) or "policy unknown",
+                tuple(arm.policy_versions),
+                compare_arms([arm], Question())["arms"][0],
+                _environment(one),
+            )
+        )
+        arms.append(arm)
+    return Success(tuple(rows), tuple(arms), tuple(troubles))
+
+
+def measures(rows: Sequence[Row], labels: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """The measures besides the success rate, a line each, with a cell for each row."""
+    found = []
+    for name, label in labels.items():
+        if any(row.told.get(name) for row in rows):
+            found.append((label, [interval(row.told, name) for row in rows]))
+    return found
+
+
+def interval(told: Mapping[str, Any], name: str, *, sign: str = "") -> str:
+    """`0.245 [0.228, 0.263]`; an empty text where the number is not known."""
+    if told.get(name) is None:
+        return ""
+    low, high = told.get(f"{name}_low"), told.get(f"{name}_high")
+    if low is None or high is None or low != low:
+        return f"{told[name]:{sign}.3f}"
+    return f"{told[name]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _gamma(one: Round) -> float:
+    place = one.whole("returns")
+    if place is None or place.manifest is None:
+        return GAMMA
+    return float(place.manifest.config.get("gamma", GAMMA))
+
+
+def _environment(one: Round) -> str:
+    place = one.whole("log")
+    return (
+        "" if place is None or place.manifest is None else str(place.manifest.config.get("env", ""))
+    )

@@ -1,0 +1,111 @@
+"""What is said of the newest policy, and on what grounds."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from iterppo.artifact import ArtifactWriter
+from iterppo.config import FitQConfig
+from iterppo.report.page.decision import Decision, decide, watched_gain
+from iterppo.report.page.run import read_run
+from iterppo.report.page.success import read_success
+from iterppo.statistics.intervals import newcombe_interval
+from tests.report.page.made_run import sample, write_policy, write_turns
+
+
+def decision(run: Path) -> Decision:
+    found = read_run(run)
+    return decide(found, read_success(found))
+
+
+def write_round(run: Path, *, outcomes: int = 10, **policy: Any) -> None:
+    """Conversations of p0 and the policy that was made of them."""
+    write_turns(run / "000" / "trajectories", version="p0", outcomes=outcomes)
+    write_policy(run / "000" / "policy", of=[], samples=[sample(0, 0.5)], **policy)
+
+
+def write_verdict(run: Path, verdict: str) -> None:
+    with ArtifactWriter(
+        run / "000" / "q", kind="q", stage="fit-q", config=FitQConfig(), inputs={}
+    ) as writer:
+        writer.metrics.update(verdict=verdict, verdict_reason="It says so.")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "word", "said"),
+    [
+        pytest.param(30, "Ship", "All of it is above zero.", id="better"),
+        pytest.param(14, "Hold", "Zero is within it", id="perhaps better"),
+        pytest.param(0, "Hold", "It is worse: go back to p0.", id="worse"),
+    ],
+)
+def test_conversations_decide_where_there_are_any(
+    tmp_path: Path, outcomes: int, word: str, said: str
+) -> None:
+    write_round(tmp_path, metrics={"kept_update": 0.0})
+    write_turns(tmp_path / "001" / "trajectories", version="p1", outcomes=outcomes)
+
+    found = decision(tmp_path)
+
+    low, high = newcombe_interval(outcomes, 40, 10, 40)
+    interval = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}".replace("-", "−")
+    assert found.word == word
+    assert said in found.reason
+    assert interval in found.reason
+    assert any("collected one after the other" in each.text for each in found.evidence)
+
+
+def test_arms_with_other_shares_of_open_conversations_do_not_decide(tmp_path: Path) -> None:
+    write_round(tmp_path)
+    write_turns(tmp_path / "001" / "trajectories", version="p1", outcomes=10, num_open=30)
+
+    found = decision(tmp_path)
+
+    assert found.word == "Hold"
+    assert "100.0 % of 10 conversations" in found.reason
+    assert "wait until fewer are open" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("policy", "verdict", "word", "said"),
+    [
+        pytest.param({}, "usable", "Hold", "+0.250 [-0.061, +0.561]", id="not shown"),
+        pytest.param({"gain": (0.2, 0.21, 0.19)}, "weak", "Test", "+0.200", id="Q prefers it"),
+        pytest.param({"gain": (0.2, 0.21, 0.19)}, "noise", "Hold", "noise", id="Q is noise"),
+        pytest.param({"metrics": {"kept_update": 0.0}}, "usable", "Hold", "kept", id="none better"),
+        pytest.param({"gain": (0.2, -0.2)}, "usable", "Hold", "does not prefer", id="no gain"),
+    ],
+)
+def test_without_conversations_q_decides_on_a_test_at_most(
+    tmp_path: Path, policy: dict[str, Any], verdict: str, word: str, said: str
+) -> None:
+    write_round(tmp_path, **policy)
+    write_verdict(tmp_path, verdict)
+
+    found = decision(tmp_path)
+
+    assert found.word == word
+    assert said in found.reason
+    assert any("only Q speaks for it" in each.text for each in found.evidence)
+
+
+def test_the_gain_on_held_out_prompts_is_paired(tmp_path: Path) -> None:
+    """Changes of 1/8, 2/8 and 3/8: mean 1/4, standard deviation 1/8."""
+    write_round(tmp_path)
+    half = stats.t.ppf(0.975, 2) * 0.125 / math.sqrt(3)
+
+    assert watched_gain(read_run(tmp_path).rounds[0]) == pytest.approx(
+        (0.25, 0.25 - half, 0.25 + half)
+    )
+
+
+def test_a_run_without_a_policy_has_nothing_to_decide(tmp_path: Path) -> None:
+    write_turns(tmp_path / "000" / "trajectories", version="p0", outcomes=3)
+
+    found = decision(tmp_path)
+
+    assert (found.word, found.policy) == ("Nothing to decide yet", "")
+    assert "Round 000 still lacks rejects, returns, q, prompts, policy, export." in found.reason
