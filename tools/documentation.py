@@ -36,6 +36,24 @@ FROM_THE_REPOSITORY = {
 LINK = re.compile(r"(?<!!)\[([^\]\[]+)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 
 
+CODE = re.compile(r"(^ *```.*?^ *```|^(?: {4}|\t).*?$|`[^`\n]*`)", re.DOTALL | re.MULTILINE)
+BELOW = re.compile(r"(?<![\w\\])([A-Za-zδεπΣ])_(?:\{([^{}]+)\}|([A-Za-z0-9]))(?!\w)")
+ABOVE = re.compile(r"(?<![\w\\])([A-Zdγ])\^([π\w]['′]?)(?!\w)")
+
+
+def with_indices(markdown: str) -> str:
+    """Prose in which c_i, r_{i+1} and Q^π have real indices; code stays as it is.
+
+    >>> with_indices("`c_i` is c_i, π_{k+1}; max_steps is not")
+    '`c_i` is c<sub>i</sub>, π<sub>k+1</sub>; max_steps is not'
+    """
+    parts = CODE.split(markdown)
+    for place in range(0, len(parts), 2):
+        below = BELOW.sub(lambda m: f"{m[1]}<sub>{m[2] or m[3]}</sub>", parts[place])
+        parts[place] = ABOVE.sub(r"\1<sup>\2</sup>", below)
+    return "".join(parts)
+
+
 def generated() -> dict[str, str]:
     """Every page that docs/ does not hold, by its path in the site."""
     pages = {
@@ -121,6 +139,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Turn links of the repository into links of the site."""
+    """Turn links of the repository into links of the site, and write indices as such."""
     path = page.file.src_uri
-    return markdown if path.startswith("stages/") else relinked(markdown, path)
+    linked = markdown if path.startswith("stages/") else relinked(markdown, path)
+    return with_indices(linked)

@@ -43,8 +43,7 @@ def stage_page(stage: Stage) -> str:
             [("reads", slot.kind + _maybe(slot), _place(slot)) for slot in stage.reads]
             + [("writes", slot.kind, _place(slot)) for slot in stage.writes],
         ),
-        f"`iterppo {stage.name} --round runs/mine/000` finds and names them all. Explicit paths "
-        "win.",
+        f"`{_call(stage)}` finds and names them all. Explicit paths win.",
         "## Command",
         _options(commands()[stage.name]),
         f"## Settings: `[{stage.name}]`",
@@ -109,6 +108,12 @@ def contract_text(kind: str) -> str:
 
 
 # --- parts of a page
+
+
+def _call(stage: Stage) -> str:
+    parameters = commands()[stage.name].params
+    positional = [_name(each) for each in parameters if not each.opts[0].startswith("-")]
+    return " ".join(["iterppo", stage.name, *positional, "--round runs/mine/000"])
 
 
 def _maybe(slot: Slot) -> str:

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 import iterppo
-from iterppo.config import load_config
+from iterppo.config import InitConfig, load_config
+from iterppo.lm.rendering import decisions
 from iterppo.lm.trl_arguments import shares
 from iterppo.pipeline import STAGES, sections
-from tests.documentation.blocks import ROOT, text_of
+from tests.documentation.blocks import ROOT, blocks_of, text_of
 
 PACKAGE = "\n".join(
     path.read_text(encoding="utf-8")
@@ -31,6 +32,26 @@ def test_every_number_that_troubleshooting_sends_people_to_has_that_name() -> No
     assert {
         name for name in named if not re.search(rf'\b{name}\b["=\]]|"{name}"', PACKAGE)
     } == set()
+
+
+def test_the_request_that_serving_shows_is_what_the_policy_was_trained_on() -> None:
+    blocks = blocks_of(text_of("docs/serving.md"))
+    request = next(json.loads(b.text) for b in blocks if b.language == "json" and not b.title)
+    turns = [
+        {
+            "customer": "Do you do bathrooms?",
+            "suggestion": "Yes! Shall we visit on Tuesday?",
+            "sent": "Yes! May we visit on Tuesday?",
+            "adoption": "edited",
+        },
+        {"customer": "Tuesday is fine.", "suggestion": None, "sent": None, "adoption": "not_shown"},
+    ]
+    first_policy = InitConfig()
+
+    *_, last = decisions(turns, system_prompt=first_policy.system_prompt)
+    assert request["messages"] == last.state
+    assert request["max_tokens"] == first_policy.max_new_tokens
+    assert request["temperature"] == first_policy.temperature
 
 
 def test_the_table_of_methods_is_the_recorded_benchmark() -> None:

@@ -88,6 +88,22 @@ def test_links_of_the_repository_become_links_of_the_site(
     assert documentation.relinked(link, page) == expected
 
 
+@pytest.mark.parametrize(
+    ("prose", "expected"),
+    [
+        pytest.param("c_i, m_1.", "c<sub>i</sub>, m<sub>1</sub>.", id="an index"),
+        pytest.param("r_{i+1} and π_{k+1}", "r<sub>i+1</sub> and π<sub>k+1</sub>", id="in braces"),
+        pytest.param("Q^π, V^π'(s_0)", "Q<sup>π</sup>, V<sup>π'</sup>(s<sub>0</sub>)", id="above"),
+        pytest.param("max_steps, a_file.md", "max_steps, a_file.md", id="a name"),
+        pytest.param("`c_i` and `Q^π`", "`c_i` and `Q^π`", id="code"),
+        pytest.param("a\n\n    c_i + Q^π\n\nb", "a\n\n    c_i + Q^π\n\nb", id="a formula"),
+        pytest.param("```text\nc_i\n```\n", "```text\nc_i\n```\n", id="a block"),
+    ],
+)
+def test_indices_of_the_notation_are_written_as_such(prose: str, expected: str) -> None:
+    assert documentation.with_indices(prose) == expected
+
+
 def test_a_page_that_the_navigation_does_not_name_stands_at_its_end() -> None:
     nav = [{"Start": ["a.md", {"B": "b.md"}]}, "c.md"]
 
