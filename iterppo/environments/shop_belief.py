@@ -1,28 +1,36 @@
-"""Who the shop's customer may be, given a conversation so far: an exact filter.
+"""Who the shop's customer and business may be, given a conversation so far: an exact filter.
 
-    turns -> P(hidden state | turns) ∝ P(traits) Π_i P(c_{i+1} | hidden state i, m_i)
+    turns -> P(hidden | turns) ∝ P(traits) Π_i P(m_i | style, a_i) P(c_{i+1} | hidden, m_i)
 
-A log shows neither project, budget nor patience, nor the interest that follows from them. Traits
-are few, and given traits and sent messages interest moves in one way only, so the posterior is a
-finite sum. What was suggested, and how the business took it, does not depend on the customer: it
-cancels, whatever policy made the log.
+A log shows neither project, budget, urgency or patience, nor the style of the business. Traits are
+few, and given traits and sent messages interest moves in one way only, so the posterior is a finite
+sum. Why something was suggested does not depend on what is hidden: it cancels, whatever policy made
+the log.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
-from iterppo.environments.shop import (
+from iterppo.environments.shop import Shop
+from iterppo.environments.shop_language import (
     SETTINGS,
     UNKNOWN,
-    Shop,
-    ShopState,
-    customer_move,
-    first_state,
     recognise,
     reply_type,
+    tone_of,
     wordings,
+)
+from iterppo.environments.shop_law import (
+    STYLES,
+    TRAITS,
+    Act,
+    ShopState,
+    customer_move,
+    dislike,
+    first_state,
 )
 from iterppo.errors import DataError
 
@@ -33,11 +41,12 @@ Belief = dict[ShopState, float]
 def belief(turns: Sequence[Mapping[str, Any]]) -> Belief:
     """The posterior over the customer's hidden state, with the traits in it.
 
-    Silence tells too: who is still there is patient, more likely than not.
+    Who is still there is patient, more likely than not; what was sent as it was suggested was
+    liked, and what was not shows how the business writes.
 
     Args:
         turns: The conversation so far, as trajectory rows or as an assistant sees it: `customer` of
-            every turn, `sent` of all but the last, which waits for its suggestion.
+            every turn, `suggestion` and `sent` of all but the last, which waits for its suggestion.
 
     Returns:
         Probabilities, which sum to 1.
@@ -46,9 +55,10 @@ def belief(turns: Sequence[Mapping[str, Any]]) -> Belief:
         DataError: If no customer of the shop could have had this conversation.
 
     >>> opening = {"customer": "Hi there, do you do renovations?"}
-    >>> asked = {**opening, "sent": "Which room would you like to renovate?"}
-    >>> {state.project for state in belief([asked, {"customer": "We need to redo the kitchen."}])}
-    {'kitchen'}
+    >>> asked = {**opening, "suggestion": None, "sent": "Hey, Which room do you want to renovate?"}
+    >>> told = {"customer": "We need to redo the kitchen, as soon as possible."}
+    >>> {(state.project, state.urgency, state.style) for state in belief([asked, told])}
+    {('kitchen', 'soon', 'casual')}
     """
     if not turns:
         raise DataError("shop: a conversation without turns; the customer writes the first message")
@@ -58,7 +68,7 @@ def belief(turns: Sequence[Mapping[str, Any]]) -> Belief:
             f"shop: turn 1: no customer of the shop opens with {opening!r}. "
             "Give the conversation from its first turn."
         )
-    posterior = _prior()
+    past: tuple[_Exchange, ...] = ()
     for number, turn in enumerate(turns[:-1], start=1):
         sent = turn.get("sent")
         if not isinstance(sent, str) or not sent.strip():
@@ -67,13 +77,40 @@ def belief(turns: Sequence[Mapping[str, Any]]) -> Belief:
                 "Give turns of the shop, with what was sent."
             )
         text = _customer_text(turns, number + 1)
-        posterior = _after(posterior, recognise(sent), text)
-        if not posterior:
-            raise DataError(
-                f"shop: turn {number + 1}: after {sent!r} on turn {number} no customer of the shop "
-                f"goes on with {text!r}. Give turns of one conversation of the shop, all of them."
-            )
-    return posterior
+        past = (*past, _Exchange(sent, turn.get("suggestion") == sent, text))
+    return dict(_posterior(past))
+
+
+class _Exchange(NamedTuple):
+    """What was sent, and what came back."""
+
+    sent: str
+    as_suggested: bool
+    answer: str
+
+
+# Of a log every beginning of a conversation is asked about, one after the other.
+@lru_cache(maxsize=1024)
+def _posterior(past: tuple[_Exchange, ...]) -> Belief:
+    """Bayes' rule, exchange by exchange."""
+    if not past:
+        return _prior()
+    sent, as_suggested, text = past[-1]
+    before = _posterior(past[:-1])
+    act = Act(recognise(sent), tone_of(sent))
+    written = _written(before, act, as_suggested=as_suggested)
+    if not written:
+        raise DataError(
+            f"shop: turn {len(past)}: no business of the shop sends {sent!r} of its own, and it "
+            "is not what was suggested. Give turns with their suggestions."
+        )
+    after = _after(written, act, text)
+    if not after:
+        raise DataError(
+            f"shop: turn {len(past) + 1}: after {sent!r} on turn {len(past)} no customer of the "
+            f"shop goes on with {text!r}. Give turns of one conversation of the shop, all of them."
+        )
+    return after
 
 
 class BelievedShop(Shop):
@@ -101,28 +138,46 @@ class BelievedShop(Shop):
 
 def _prior() -> Belief:
     customer = SETTINGS["customer"]
-    return {
-        first_state(project, budget, patience): customer["project"][project]
-        * customer["budget"][budget]
-        * customer["patience"][patience]
-        for project, budget, patience in product(
-            customer["project"], customer["budget"], customer["patience"]
-        )
+    styles = SETTINGS["business"]["styles"]
+    found: Belief = {}
+    for values in product(*(customer[trait] for trait in TRAITS)):
+        for style in STYLES:
+            probability: float = styles[style]["share"]
+            for trait, value in zip(TRAITS, values, strict=True):
+                probability *= customer[trait][value]
+            found[first_state(*values, style=style)] = probability
+    return found
+
+
+def _written(prior: Belief, act: Act, *, as_suggested: bool) -> Belief:
+    """Bayes' rule for what was sent, as far as it tells of the style; empty where nobody sends it.
+
+    What goes out as it was suggested is the likelier the more it is liked. All else is written in
+    the tone of the business.
+    """
+    likely = {
+        style: SETTINGS["business"]["disliked"] ** dislike(act, style)
+        if as_suggested
+        else float(act.tone == style)
+        for style in STYLES
     }
+    return _normalised({state: p * likely[state.style] for state, p in prior.items()})
 
 
-def _after(prior: Belief, intent: str, text: str) -> Belief:
+def _after(prior: Belief, sent: Act, text: str) -> Belief:
     """Bayes' rule for one answer; empty where nobody gives it."""
     likely: Belief = {}
     for state, probability in prior.items():
-        move = customer_move(state, intent)
-        said = wordings(move.reply, state.project, state.budget)
+        move = customer_move(state, *sent)
+        said = wordings(move.reply, state.project, state.budget, state.urgency)
         share = said.count(text) / len(said)
-        weight = probability * (1 - move.agrees) * (1 - move.leaves) * share
-        if weight > 0:
-            likely[move.after] = weight
-    total = sum(likely.values())
-    return {state: weight / total for state, weight in likely.items()}
+        likely[move.after] = probability * (1 - move.agrees) * (1 - move.leaves) * share
+    return _normalised(likely)
+
+
+def _normalised(weights: Belief) -> Belief:
+    total = sum(weights.values())
+    return {state: weight / total for state, weight in weights.items() if weight > 0}
 
 
 def _customer_text(turns: Sequence[Mapping[str, Any]], number: int) -> str:

@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 
 from iterppo.environments.episodes import Suggestion, TurnSoFar
-from iterppo.environments.shop import SETTINGS, Script, ScriptedAssistant, Shop
+from iterppo.environments.shop import PLAIN, Script, ScriptedAssistant, Shop, sayings
 
 OPENING = "Hi there, do you do renovations?"
 
 
-def text_of(intent: str) -> str:
-    """Something that means `intent`."""
-    paraphrase: str = SETTINGS["intents"][intent]["paraphrases"][0]
-    return paraphrase
+def text_of(intent: str, tone: str = PLAIN) -> str:
+    """Something that means `intent`, in this tone."""
+    return sayings(intent, tone)[0]
 
 
 def history(*messages: str) -> list[TurnSoFar]:
-    """Turns from messages in their order: customer, business, customer, …, customer."""
+    """Turns from messages in their order: customer, business, customer, …, customer. What was sent
+    is what had been suggested."""
     return [
-        {"customer": customer, "sent": sent}
+        {"customer": customer, "suggestion": sent, "sent": sent}
         for customer, sent in zip(messages[::2], [*messages[1::2], None], strict=True)
     ]
 

@@ -14,18 +14,26 @@ from iterppo.environments.protocol import Environment, Observation
 from iterppo.environments.shop import (
     INTENTS,
     SETTINGS,
+    STYLES,
+    TONES,
+    TRAITS,
     UNKNOWN,
+    Act,
     ScriptedAssistant,
     Shop,
     recognise,
     reply_type,
+    sayings,
+    tone_of,
 )
+from iterppo.environments.shop_language import edits
+from iterppo.environments.shop_law import acceptance, first_state
 from iterppo.errors import UsageError
 
 PARAPHRASES: dict[str, list[str]] = {
     intent: SETTINGS["intents"][intent]["paraphrases"] for intent in INTENTS
 }
-EVERY_PARAPHRASE = [text for texts in PARAPHRASES.values() for text in texts]
+EVERY_SAYING = [text for i in INTENTS for tone in TONES for text in sayings(i, tone)]
 
 
 class State(NamedTuple):
@@ -129,7 +137,7 @@ def improved(conversations: list[list[Turn]]) -> Policy:
 
 @pytest.fixture(scope="module")
 def logs() -> list[list[Turn]]:
-    return play_many(scripted(0), 12_000, first_seed=1_000_000)
+    return play_many(scripted(0), 6_000, first_seed=1_000_000)
 
 
 # --- the protocol ---
@@ -190,7 +198,7 @@ def test_reseeded_clones_keep_the_customer_and_part_ways() -> None:
     copies = [shop.clone(seed) for seed in range(20)]
 
     assert {copy.state for copy in copies} == {shop.state}
-    assert len({str(_finish(copy, 0)) for copy in copies}) > 15
+    assert len({str(_finish(copy, 0)) for copy in copies}) > 10
     assert _finish(shop.clone(4), 0) == _finish(shop.clone(4), 0)
 
 
@@ -219,7 +227,7 @@ def test_every_conversation_ends_once_in_a_visit_or_in_silence(logs: list[list[T
 
 def test_the_sent_text_is_the_suggestion_exactly_when_it_was_taken_verbatim() -> None:
     random = Random(4)
-    texts = [*EVERY_PARAPHRASE, "", "  ", "qwerty", "Hello! Visit? Visit?", "a " * 50]
+    texts = [*EVERY_SAYING, "", "  ", "qwerty", "Hello! Visit? Visit?", "a " * 50]
     seen: Counter[str | None] = Counter()
     for seed in range(300):
         shop = Shop()
@@ -234,8 +242,10 @@ def test_the_sent_text_is_the_suggestion_exactly_when_it_was_taken_verbatim() ->
             assert (suggestion is None) == (after.adoption == "abstained")
             if suggestion is not None and after.adoption in ("edited", "influenced"):
                 assert recognise(after.sent) == recognise(suggestion)
-            if after.adoption == "influenced":
-                assert after.sent in PARAPHRASES[recognise(after.sent)]
+            if after.adoption != "verbatim":
+                assert tone_of(after.sent) == shop.state.style
+            if after.adoption not in ("verbatim", "edited"):
+                assert after.sent in sayings(recognise(after.sent), shop.state.style)
 
     assert set(seen) == {"verbatim", "edited", "influenced", "rejected", "abstained"}
 
@@ -253,19 +263,41 @@ def test_any_text_may_be_suggested(text: str) -> None:
 
 
 @pytest.mark.parametrize("intent", INTENTS)
-def test_every_paraphrase_and_every_edit_of_it_is_recognised(intent: str) -> None:
-    for text in PARAPHRASES[intent]:
-        assert recognise(text) == intent, text
+@pytest.mark.parametrize("tone", TONES)
+def test_every_saying_and_every_edit_of_it_is_recognised(intent: str, tone: str) -> None:
+    for text in sayings(intent, tone):
+        assert (recognise(text), tone_of(text)) == (intent, tone), text
         assert recognise(text.upper()) == intent, text
-        edits = Shop._edits(text)
-        assert len(edits) >= 4, f"most edits of {text!r} would change its intent"
-        assert all(recognise(edit) == intent for edit in edits)
+        for style in STYLES:
+            changed = edits(text, style)
+            assert changed, f"no edit of {text!r} keeps its intent and has the tone {style}"
+            assert {(recognise(edit), tone_of(edit)) for edit in changed} == {(intent, style)}
 
 
-def test_an_edit_may_drop_a_clause() -> None:
-    assert "Could you share your budget with us?" in Shop._edits(
-        "Thanks for that. Could you share your budget with us?"
+def test_an_edit_takes_away_what_is_not_in_the_tone_of_the_business() -> None:
+    assert "What is your budget? Yours sincerely." in edits(
+        "Hey, What is your budget? :)", "formal"
     )
+    assert "what is your budget? Cheers ;)" in edits(
+        "Dear customer, what is your budget?", "casual"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "tone"),
+    [
+        ("Hello, shall we book a visit?", "plain"),
+        ("Shall we book a visit? \N{SMILING FACE WITH OPEN MOUTH}", "casual"),
+        ("hey shall we book a visit ;-)", "casual"),
+        ("Shall we book a visit? Cheers", "casual"),
+        ("They say so: (see below)", "plain"),
+        ("Dear Sir, shall we book a visit?", "formal"),
+        ("We kindly offer a visit.", "formal"),
+        ("Dear customer, shall we book a visit? :)", "plain"),
+    ],
+)
+def test_formality_and_emoji_are_heard_in_any_text(text: str, tone: str) -> None:
+    assert tone_of(text) == tone
 
 
 @pytest.mark.parametrize(
@@ -322,15 +354,22 @@ def test_the_customer_tells_project_and_budget_in_plain_words() -> None:
 
 def test_probabilities_of_the_settings_are_probabilities() -> None:
     customer = SETTINGS["customer"]
-    distributions = [SETTINGS["intents"][intent]["adoption"] for intent in (*INTENTS, UNKNOWN)]
-    distributions += [customer[trait] for trait in ("project", "budget", "patience")]
-    distributions.append(SETTINGS["business"]["habits"])
+    business = SETTINGS["business"]
+    distributions = [customer[trait] for trait in TRAITS]
+    distributions += [style["habits"] for style in business["styles"].values()]
+    distributions.append({name: style["share"] for name, style in business["styles"].items()})
+    distributions.append({way: business[way] for way in ("verbatim", "edited", "influenced")})
     for assistant in SETTINGS["assistants"].values():
-        distributions += [assistant["first_turn"], assistant["later"]]
+        distributions += [assistant["first_turn"], assistant["later"], assistant["tones"]]
         assert 0 <= assistant["abstain"] <= 1
     for distribution in distributions:
         assert math.isclose(sum(distribution.values()), 1)
         assert min(distribution.values()) >= 0
+    lone = [rule["accept"] for rule in SETTINGS["intents"].values()]
+    lone += [rule["cold"] for rule in SETTINGS["tones"].values()]
+    lone += [business[factor] for factor in ("disliked", "early", "again")]
+    lone += [*customer["hurry"].values(), *customer["annoyed"].values()]
+    assert all(0 <= probability <= 1 for probability in lone)
     for by_interest in (customer["bored"], customer["agrees"]):
         assert len(by_interest) == SETTINGS["max_interest"] + 1
         assert all(0 <= probability <= 1 for probability in by_interest)
@@ -340,37 +379,44 @@ def test_probabilities_of_the_settings_are_probabilities() -> None:
 
 def test_settings_name_only_what_exists() -> None:
     customer = SETTINGS["customer"]
-    assert set(SETTINGS["business"]["habits"]) == set(INTENTS)
+    assert set(STYLES) <= set(TONES)
+    for style in SETTINGS["business"]["styles"].values():
+        assert set(style["habits"]) == set(INTENTS)
+        assert set(style["dislikes"]) <= {*INTENTS, *TONES}
     for assistant in SETTINGS["assistants"].values():
         assert set(assistant["first_turn"]) == set(assistant["later"]) == set(INTENTS)
+        assert set(assistant["tones"]) == set(TONES)
         for reply, reflexes in assistant["reflexes"].items():
             assert reply in SETTINGS["replies"]
             assert set(reflexes) <= set(INTENTS)
     for rule in SETTINGS["intents"].values():
-        assert set(rule["adoption"]) == {"verbatim", "edited", "influenced", "rejected"}
+        assert rule["annoys"] in ("always", "again", "never")
         assert ("needs" in rule) == ("early" in rule)
         assert rule.get("needs", "greet") in INTENTS
-    assert set(customer["start_interest"]) == set(customer["said"]) == set(customer["project"])
-    assert set(customer["price_shift"]) == set(customer["sum"]) == set(customer["budget"])
-    assert set(customer["leave"]) == set(customer["patience"])
+    assert set(customer["affords"]) == set(customer["said"]) == set(customer["project"])
+    assert all(set(sums) <= set(customer["budget"]) for sums in customer["affords"].values())
+    assert set(customer["sum"]) == set(customer["budget"])
+    assert set(customer["hurry"]) == set(customer["when"]) == set(customer["urgency"])
+    assert set(customer["annoyed"]) == set(customer["patience"])
 
 
 def test_every_text_is_short_plain_and_means_one_thing() -> None:
     customer = SETTINGS["customer"]
     for texts in (*PARAPHRASES.values(), *SETTINGS["replies"].values()):
-        assert len(set(texts)) >= 5
+        assert len(set(texts)) >= 8
     replies = [
-        (template.format(project=project, budget=budget), reply)
+        (template.format(project=project, budget=budget, when=when), reply)
         for reply, templates in SETTINGS["replies"].items()
         for template in templates
         for project in customer["said"].values()
         for budget in customer["sum"].values()
+        for when in customer["when"].values()
     ]
     for text, reply in replies:
         assert reply_type(text) == reply
-    for text in [*EVERY_PARAPHRASE, *(text for text, _ in replies)]:
+    for text in [*EVERY_SAYING, *(text for text, _ in replies)]:
         assert text.isascii()
-        assert len(text.split()) <= 14, text
+        assert len(text.split()) <= 16, text
     assert reply_type("Somebody else wrote this.") == UNKNOWN
 
 
@@ -378,7 +424,7 @@ def test_every_text_is_short_plain_and_means_one_thing() -> None:
 
 
 def test_the_scripted_assistant_is_mediocre(logs: list[list[Turn]]) -> None:
-    assert 0.20 <= success(logs) <= 0.32
+    assert 0.15 <= success(logs) <= 0.20  # shop_optimum: .175, of the optimum's .708
     assert 4 <= mean_length(logs) <= 6
 
 
@@ -400,12 +446,15 @@ def test_the_scripted_assistant_draws_from_the_probabilities_that_it_states() ->
     assert math.isclose(sum(stated.values()), 1)
     assert stated["push"] > ScriptedAssistant(0).probabilities("", 3)["push"]
     for intent, probability in stated.items():
-        texts: list[str | None] = [None] if intent is None else [*PARAPHRASES[intent]]
+        texts = [None] if intent is None else [t for tone in TONES for t in sayings(intent, tone)]
         assert abs(sum(drawn[text] for text in texts) / 5000 - probability) < 0.03
+    for tone, share in SETTINGS["assistants"]["mediocre"]["tones"].items():
+        heard = sum(count for text, count in drawn.items() if text and tone_of(text) == tone)
+        assert abs(heard / sum(drawn[text] for text in drawn if text) - share) < 0.03
 
 
 def test_the_expert_sells_and_the_explorer_does_not(logs: list[list[Turn]]) -> None:
-    assert success(play_many(scripted(0, "expert"), 1500)) >= success(logs) + 0.4
+    assert success(play_many(scripted(0, "expert"), 1500)) >= success(logs) + 0.15
     assert 0.10 <= success(play_many(scripted(0, "uniform"), 1500)) <= success(logs)
 
 
@@ -414,32 +463,67 @@ def test_a_script_that_does_not_exist_is_refused_with_those_that_do() -> None:
         Shop.scripted_assistant(0, "best")
 
 
-def test_good_suggestions_are_mostly_sent_and_bad_ones_mostly_not(logs: list[list[Turn]]) -> None:
-    adoptions: dict[str | None, Counter[str | None]] = {}
-    for turns in logs:
-        for _, intent, observed in turns:
-            adoptions.setdefault(intent, Counter())[observed.adoption] += 1
-    rejected = {intent: seen["rejected"] / seen.total() for intent, seen in adoptions.items()}
-
-    assert rejected["push"] > 0.6
-    for intent in ("ask_project", "show_examples", "ask_budget", "quote_price", "offer_visit"):
-        assert rejected[intent] < 0.15
+def taken_up(suggestion: str, style: str, *, after: tuple[str, ...] = ("ask_project",)) -> float:
+    """How often a business of this style takes up a suggestion, by trying."""
+    customer = {"project": "kitchen", "budget": "mid", "urgency": "later", "patience": "high"}
+    state = first_state(*customer.values(), style=style)._replace(worked=frozenset(after), turn=1)
+    steps = [Shop.resume(state, seed).step(suggestion) for seed in range(1000)]
+    return sum(step.adoption != "rejected" for step in steps) / len(steps)
 
 
-def test_a_sensible_sequence_succeeds() -> None:
+@pytest.mark.parametrize(
+    ("liked", "disliked"),
+    [
+        (("ask_budget", "formal", "formal"), ("ask_budget", "casual", "formal")),
+        (("ask_budget", "casual", "casual"), ("ask_budget", "formal", "casual")),
+        (("ask_budget", "formal", "formal"), ("ask_budget", "plain", "formal")),
+        (("quote_price", "plain", "formal"), ("quote_price", "plain", "casual")),
+        (("show_examples", "plain", "casual"), ("show_examples", "plain", "formal")),
+        (("ask_budget", "formal", "formal"), ("push", "formal", "formal")),
+    ],
+    ids=["emoji", "formality", "no tone", "prices", "pictures", "pressure"],
+)
+def test_each_business_has_its_own_taste(
+    liked: tuple[str, str, str], disliked: tuple[str, str, str]
+) -> None:
+    def rate(intent: str, tone: str, style: str) -> float:
+        return taken_up(sayings(intent, tone)[0], style)
+
+    assert rate(*liked) >= rate(*disliked) + 0.15
+
+
+def test_what_comes_too_early_or_again_is_taken_up_less() -> None:
+    examples = sayings("show_examples", "casual")[0]
+    in_place = taken_up(examples, "casual")
+
+    assert taken_up(examples, "casual", after=()) <= in_place - 0.3
+    assert taken_up(examples, "casual", after=("show_examples",)) <= in_place - 0.3
+
+
+def test_how_suggestions_are_taken_up_is_what_the_law_says() -> None:
+    for style in STYLES:
+        for intent in ("push", "offer_visit", UNKNOWN):
+            for tone in TONES:
+                text = "blah" if intent == UNKNOWN else sayings(intent, tone)[0]
+                expected = acceptance(Act(recognise(text), tone_of(text)), style, "right")
+                error = math.sqrt(expected * (1 - expected) / 1000)
+                assert abs(taken_up(text, style) - expected) <= 4 * error, (text, style)
+
+
+def test_a_sensible_sequence_helps_even_in_a_tone_that_nobody_likes(logs: list[list[Turn]]) -> None:
     conversations = play_many(sensible, 1500)
 
-    assert success(conversations) >= 0.80
+    assert success(conversations) >= success(logs) + 0.08
     assert 4 <= mean_length(conversations) <= 6
 
 
 def test_silence_is_not_a_good_policy(logs: list[list[Turn]]) -> None:
-    assert success(play_many(abstaining, 1500)) <= success(logs) - 0.05
+    assert success(play_many(abstaining, 1500)) <= success(logs) - 0.03
 
 
 @pytest.mark.parametrize("intent", INTENTS)
 def test_no_single_intent_is_a_good_policy(logs: list[list[Turn]], intent: str) -> None:
-    assert success(play_many(always(intent), 300)) <= success(logs) - 0.05
+    assert success(play_many(always(intent), 300)) <= 0.28  # of the optimum's .708
 
 
 def test_nonsense_is_the_worst_policy() -> None:
@@ -449,4 +533,4 @@ def test_nonsense_is_the_worst_policy() -> None:
 def test_one_round_of_policy_iteration_helps_and_leaves_something_to_win(
     logs: list[list[Turn]],
 ) -> None:
-    assert 0.50 <= success(play_many(improved(logs), 1500)) <= 0.87
+    assert success(logs) + 0.08 <= success(play_many(improved(logs), 1500)) <= 0.60
