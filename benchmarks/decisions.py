@@ -1,6 +1,13 @@
-"""How often `compare` is wrong, and `plan`'s promise: simulated experiments whose truth is known.
+"""How often `compare` and `evaluate` are wrong, and `plan`'s promise: simulated experiments whose
+truth is known.
 
     python -m benchmarks.decisions [--quick] [--record]
+
+coverage: share of the 95 % intervals that cover the shop's exact value of a policy, over all
+numbers that `evaluate` gives; coverage_dr, _wis, _fqe by method, claims_… the share of the logs
+from which the method gives a number. false_ship_rate: share of the policies that are truly worse
+whose improvement passes the gate; ship_rate_better: of those that are truly better. 100 logs each
+(`benchmarks.simulated_decisions`), with a light Q in the place of a language model's.
 
 type1: share of A/A tests (nothing differs) in which the outcome rates are said to differ at
 α = 0.05; 200 to 1,000 independent conversations per arm, rates from 0.05 to 0.5.
@@ -36,6 +43,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import machine, say
+from benchmarks.simulated_decisions import before_deployment
 from benchmarks.simulated_experiments import Experiment, clustered, customer_sizes, independent
 from iterppo.statistics.outcome_effect import Outcomes, outcome_effect
 from iterppo.statistics.planning import plan
@@ -45,6 +53,8 @@ ALPHA = 0.05
 SCALE = 0.05
 DAYS = 28
 QUICK_TESTS = 2000
+TESTS_PER_LOG = 20
+"""Logs cost more than experiments, so there are fewer of them."""
 PLANS: tuple[dict[str, Any], ...] = (
     {"base_rate": 0.2, "lift": 0.05, "cluster_size": 1, "icc": 0.0, "power": 0.8},
     {"base_rate": 0.05, "lift": 0.03, "cluster_size": 1, "icc": 0.0, "power": 0.8},
@@ -167,7 +177,9 @@ def power_of(planned: dict[str, Any], *, num_tests: int, seed: int) -> float:
 
 def measure(*, num_tests: int, seed: int = 0) -> dict[str, Any]:
     """All numbers."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = before_deployment(num=math.ceil(num_tests / TESTS_PER_LOG), seed=seed)
+    for name, value in found.items():
+        say(f"{name} {value:.4f}")
     tests: dict[str, Callable[[np.random.Generator], bool]] = {
         "type1": independent_test,
         "type1_clusters": clustered_test,

@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,9 @@ from iterppo.errors import ArtifactError, GateError, IterPPOError, UsageError
 from iterppo.launch import Processes, has_gpu, is_told_elsewhere, leave_error
 from iterppo.pipeline import STAGES
 from iterppo.progress import loudness, set_loudness
+
+if TYPE_CHECKING:
+    from iterppo.artifact import Manifest
 
 Setting = str | tuple[str, str, Any]
 """`section.key=value` as it was typed, or the three of them."""
@@ -136,7 +139,9 @@ def _run(
     as_json: bool,
     processes: Processes | None = None,
     **extra: Any,
-) -> None:
+) -> tuple[Manifest, Path] | None:
+    """Run a stage and say what it made; its manifest and place, None where another process says
+    so."""
     from iterppo.execution import execute
 
     manifest, path, done = execute(
@@ -151,18 +156,19 @@ def _run(
         processes=processes,
     )
     if manifest is None or is_told_elsewhere():
-        return
+        return None
     if as_json:
         typer.echo(manifest.model_dump_json(indent=2))
-        return
+        return manifest, path
     if loudness() == "quiet":
-        return
+        return manifest, path
     from iterppo.report.stage_summary import three_lines
 
     if not done:
         typer.echo(f"{path}: up to date")
     else:
         typer.echo(three_lines(path, manifest, round_folder=round_folder))
+    return manifest, path
 
 
 @app.command(help=STAGES["rollout"].help)
@@ -496,6 +502,79 @@ def ppo(
         as_json=as_json,
         processes=Processes(nproc, deepspeed, hostfile),
     )
+
+
+@app.command(help=STAGES["evaluate"].help)
+def evaluate(
+    trajectories: Trajectories = None,
+    returns: Annotated[Path | None, typer.Option("--returns", help="Returns artifact.")] = None,
+    policy: Policy = None,
+    candidate: Annotated[
+        Path | None, typer.Option("--candidate", help="Policy artifact: the new policy.")
+    ] = None,
+    q: Annotated[
+        Path | None, typer.Option("--q", help="Q artifact that it was trained on, for its verdict.")
+    ] = None,
+    proposals: Annotated[
+        Path | None,
+        typer.Option(
+            "--proposals", help="Actions artifact of the new policy; else some are sampled."
+        ),
+    ] = None,
+    fqe: Annotated[
+        Path | None,
+        typer.Option("--fqe", help="Q artifact of method fqe, fitted with --proposals."),
+    ] = None,
+    twin: Annotated[
+        Path | None,
+        typer.Option("--twin", help="The same, of the other half of the conversations."),
+    ] = None,
+    actions: Annotated[
+        Path | None,
+        typer.Option(
+            "--actions", help="Actions artifact of the old policy; else some are sampled."
+        ),
+    ] = None,
+    gate: Annotated[
+        bool,
+        typer.Option("--gate", help="Exit status 1 where the new policy is not to be shipped."),
+    ] = False,
+    out: Out = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """A log and two policies to an evaluation."""
+    made = _run(
+        "evaluate",
+        inputs={
+            "trajectories": trajectories,
+            "returns": returns,
+            "policy": policy,
+            "candidate": candidate,
+            "q": q,
+            "proposals": proposals,
+            "fqe": fqe,
+            "twin": twin,
+            "actions": actions,
+        },
+        out={"out": out},
+        round_folder=round_folder,
+        config=config,
+        settings=settings,
+        force=force,
+        as_json=as_json,
+    )
+    assert made is not None  # it runs as one process
+    manifest, path = made
+    if not as_json and loudness() != "quiet":
+        from iterppo.report.evaluation import evaluation_text
+
+        typer.echo(evaluation_text(path))
+    if gate and manifest.metrics["gate"] != "ship":
+        raise GateError(f"{path}: hold: {manifest.metrics['gate_reason']}.")
 
 
 @app.command(help=STAGES["export"].help)

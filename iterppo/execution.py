@@ -22,6 +22,7 @@ from iterppo.artifact import (
 from iterppo.config import (
     ByClassifier,
     ByEvents,
+    EvaluateConfig,
     FitQConfig,
     IngestConfig,
     InitConfig,
@@ -253,6 +254,13 @@ def input_records(
         records |= log_records(given["logs"])
         for number, outcome in enumerate(config.outcomes):
             records |= _outcome_records(f"outcome {number}", outcome)
+    if isinstance(config, EvaluateConfig):
+        if config.lexicon:
+            records |= file_records("lexicon", [p for p in [Path(config.lexicon)] if p.is_file()])
+        for rule in config.classifiers:
+            folder = Path(rule.model)
+            found = sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
+            records |= file_records(f"classifier {rule.name}", found)
     if isinstance(config, InitConfig):
         if config.model == "scratch" and arguments.get("trajectories") is None:
             raise UsageError(

@@ -136,6 +136,24 @@ _ORDER = (
         writes=(Slot("out", "policy", "policy"),),
     ),
     Stage(
+        "evaluate",
+        "Estimate the value of a new policy from the log of the one before it, and whether to "
+        "ship it.",
+        "EvaluateConfig",
+        reads=(
+            _TRAJECTORIES,
+            Slot("returns", "returns", "returns"),
+            _BEHAVIOUR_POLICY,
+            Slot("candidate", "policy", "policy"),
+            Slot("q", "q", "q", optional=True),
+            Slot("proposals", "actions", "proposals", optional=True),
+            Slot("fqe", "q", "fqe", optional=True),
+            Slot("twin", "q", "fqe-twin", optional=True),
+            Slot("actions", "actions", "actions", optional=True),
+        ),
+        writes=(Slot("out", "evaluation", "evaluation"),),
+    ),
+    Stage(
         "export",
         "Write the policy as a Hugging Face folder that transformers and vLLM serve as it is.",
         "ExportConfig",

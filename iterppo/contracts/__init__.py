@@ -2,6 +2,7 @@
 
 from iterppo.contracts.actions import ActionsRow
 from iterppo.contracts.base import Row, contract_name
+from iterppo.contracts.evaluation import EvaluationRow
 from iterppo.contracts.policy import PolicyRow
 from iterppo.contracts.prompts import PromptsRow
 from iterppo.contracts.q import QRow
@@ -19,6 +20,7 @@ ROWS: dict[str, type[Row]] = {
         QRow,
         PromptsRow,
         PolicyRow,
+        EvaluationRow,
     )
 }
 """Kinds whose rows lie in Parquet parts, by name."""

@@ -7,7 +7,7 @@
 What a pair by itself gives. K actions at n states cost the tokens of the conversation and of the
 actions, where pairs by themselves repeat the state nK times.
 
-Shapes: B rows of a batch, T tokens of the longest, N branches in a batch.
+Shapes: B rows of a batch, T tokens of the longest, N branches in a batch, M members.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class _Row(NamedTuple):
     spans: list[_Span]
 
 
-@torch.no_grad()
 def branch_values(
     q: QFunction,
     requests: Sequence[tuple[Segment, Sequence[Branch]]],
@@ -63,8 +62,32 @@ def branch_values(
     Returns:
         Values in discounted outcomes; NaN where a pair exceeds the context.
     """
-    q.model.eval()
     values = [[math.nan] * len(branches) for _, branches in requests]
+    for (request, branch), value, _ in _passes(q, requests, tokens_per_batch):
+        values[request][branch] = value
+    return values
+
+
+def branch_members(
+    q: QFunction,
+    requests: Sequence[tuple[Segment, Sequence[Branch]]],
+    *,
+    tokens_per_batch: int = 8192,
+) -> list[list[tuple[float, list[float]]]]:
+    """As `branch_values`, each beside the values of the ensemble's members."""
+    members = q.settings.members
+    found = [[(math.nan, [math.nan] * members) for _ in branches] for _, branches in requests]
+    for (request, branch), value, value_M in _passes(q, requests, tokens_per_batch):
+        found[request][branch] = (value, value_M)
+    return found
+
+
+@torch.no_grad()
+def _passes(
+    q: QFunction, requests: Sequence[tuple[Segment, Sequence[Branch]]], tokens_per_batch: int
+) -> Iterator[tuple[tuple[int, int], float, list[float]]]:
+    """Place, value and members' values of every branch that fits."""
+    q.model.eval()
     rows = [
         row
         for number, (trunk, branches) in enumerate(requests)
@@ -73,12 +96,10 @@ def branch_values(
     lengths = [len(row.ids) for row in rows]
     for batch in token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=None):
         chosen = [rows[index] for index in batch]
-        found = iter(q.to_value(_outputs(q, chosen)).tolist())
-        for row in chosen:
-            for span in row.spans:
-                request, branch = span.place
-                values[request][branch] = next(found)
-    return values
+        raw_NM = _outputs(q, chosen)
+        value_N = q.to_value(raw_NM.mean(dim=1)).tolist()
+        places = [span.place for row in chosen for span in row.spans]
+        yield from zip(places, value_N, q.to_value(raw_NM).tolist(), strict=True)
 
 
 def _rows(q: QFunction, trunk: Segment, branches: Sequence[Branch], number: int) -> Iterator[_Row]:
@@ -102,7 +123,7 @@ def _rows(q: QFunction, trunk: Segment, branches: Sequence[Branch], number: int)
 
 
 def _outputs(q: QFunction, rows: Sequence[_Row]) -> torch.Tensor:
-    """The mean member's output at the end of every branch of the rows: shape (N,)."""
+    """The members' outputs at the end of every branch of the rows: shape (N, M)."""
     T = max(len(row.ids) for row in rows)
     ids_BT = torch.zeros(len(rows), T, dtype=torch.long)
     position_BT = torch.zeros_like(ids_BT)
@@ -127,5 +148,5 @@ def _outputs(q: QFunction, rows: Sequence[_Row]) -> torch.Tensor:
     )
     places = [(b, span.end - 1) for b, row in enumerate(rows) for span in row.spans]
     b_N, end_N = (list(column) for column in zip(*places, strict=True))
-    mean_N: torch.Tensor = q.heads.members(hidden_BTD[b_N, end_N].float()).mean(dim=1)
-    return mean_N
+    raw_NM: torch.Tensor = q.heads.members(hidden_BTD[b_N, end_N].float())
+    return raw_NM

@@ -107,6 +107,15 @@ def _ppo(counts: Numbers, metrics: Numbers) -> str:
     return told
 
 
+def _evaluate(counts: Numbers, metrics: Numbers) -> str:
+    if metrics.get("method") is None:
+        return f"{counts['conversations']} conversations, and no method can say what it is worth"
+    return (
+        f"value {_interval(metrics, 'value')}, improvement {_interval(metrics, 'difference')} by "
+        f"{metrics['method']}; the gate says {metrics['gate']}"
+    )
+
+
 def _export(counts: Numbers, metrics: Numbers) -> str:
     told = f"{metrics['policy_version']}, a Hugging Face folder"
     if "check_completion" in metrics:
@@ -123,6 +132,7 @@ _TOLD: dict[str, Callable[[Numbers, Numbers], str]] = {
     "fit-q": _fit_q,
     "prompts": _prompts,
     "ppo": _ppo,
+    "evaluate": _evaluate,
     "export": _export,
 }
 
@@ -214,6 +224,10 @@ def _ppo_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
     return None
 
 
+def _evaluate_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    return f"hold: {metrics['gate_reason']}" if metrics["gate"] == "hold" else None
+
+
 _WORRIES: dict[str, Callable[[Numbers, Numbers, Path], str | None]] = {
     **dict.fromkeys(_TOLD, _no_worry),
     "rollout": _rollout_worry,
@@ -222,6 +236,7 @@ _WORRIES: dict[str, Callable[[Numbers, Numbers, Path], str | None]] = {
     "fit-q": _fit_q_worry,
     "prompts": _prompts_worry,
     "ppo": _ppo_worry,
+    "evaluate": _evaluate_worry,
 }
 
 
@@ -236,6 +251,7 @@ _FOLLOWING = {
     "fit-q": "ppo",
     "prompts": "ppo",
     "ppo": "export",
+    "evaluate": "export",
 }
 _OF_A_ROUND = ("ingest", "init", "returns", "fit-q", "prompts", "ppo", "export")
 

@@ -101,3 +101,54 @@ def percentile_interval(
     tail = (1 - level) / 2
     low, high = np.quantile(finite, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def bca_interval(
+    values: np.ndarray[Any, Any],
+    estimate: float,
+    without_one: np.ndarray[Any, Any],
+    *,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Bias-corrected and accelerated percentiles of a statistic's resamples (Efron, 1987).
+
+        α' = Φ(z₀ + (z₀ + z_α) / (1 − a (z₀ + z_α))),    z₀ = Φ⁻¹(share of resamples below θ̂),
+        a = Σ d_i³ / (6 (Σ d_i²)^{3/2}),    d_i = mean of θ̂₍₋ⱼ₎ − θ̂₍₋ᵢ₎
+
+    It moves the percentiles where the statistic is skewed, as ratios of weights are that few rows
+    dominate; where it is not, they stay.
+
+    Args:
+        values: θ̂ of each resample; those that are not finite are left out.
+        estimate: θ̂.
+        without_one: θ̂ without each unit that is drawn.
+        level: Of the interval.
+
+    Returns:
+        Lower and upper end; NaN for both where no resample is finite, or θ̂ is not.
+
+    >>> values = np.random.default_rng(0).normal(size=20_000)
+    >>> low, high = bca_interval(values, 0.0, np.array([-1.0, 0.0, 1.0]))
+    >>> abs(low + 1.96) < 0.05 and abs(high - 1.96) < 0.05
+    True
+    """
+    finite = values[np.isfinite(values)]
+    if finite.size == 0 or not math.isfinite(estimate):
+        return math.nan, math.nan
+    normal = NormalDist()
+    # Ties count half, and no share is 0 or 1: there Φ⁻¹ is infinite.
+    below = float(np.mean(finite < estimate) + np.mean(finite == estimate) / 2)
+    shift = normal.inv_cdf(min(max(below, 0.5 / finite.size), 1 - 0.5 / finite.size))
+    left = without_one[np.isfinite(without_one)]
+    deviation = left.mean() - left if left.size else np.zeros(1)
+    squares = float(deviation @ deviation)
+    # A spread that is rounding is none.
+    flat = squares <= (1e-9 * max(1.0, abs(estimate))) ** 2 * max(1, left.size)
+    acceleration = 0.0 if flat else float((deviation**3).sum()) / (6 * squares**1.5)
+    ends = []
+    for tail in ((1 - level) / 2, (1 + level) / 2):
+        z = shift + normal.inv_cdf(tail)
+        room = 1 - acceleration * z
+        share = normal.cdf(shift + z / room) if room > 0 else float(z > 0)
+        ends.append(float(np.quantile(finite, share)))
+    return ends[0], ends[1]

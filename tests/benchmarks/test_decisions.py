@@ -12,6 +12,10 @@ def test_every_number_is_measured() -> None:
     found = measure(num_tests=4)
 
     assert found.keys() == {
+        "coverage",
+        *(f"{word}_{name}" for word in ("coverage", "claims") for name in ("dr", "fqe", "wis")),
+        "false_ship_rate",
+        "ship_rate_better",
         "type1",
         "type1_clusters",
         "type1_clusters_ignored",

@@ -26,6 +26,7 @@ SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 # new line here.
 PUBLISHED = {
     "actions/v1.json": "8ab75b849a7588f53ebdbb8602f4fc56d4f4fac2f91a86dab1235cf8559fa798",
+    "evaluation/v1.json": "137ed5b39ddf5c04bfcd84bdffb2488c58e64775982fda8ec9e653cc4f91aec5",
     "policy/v1.json": "538cbb025cf2b7a1d0a8e5bcb0270744bb9393ba8c7c6b77442c850d6b685274",
     "prompts/v1.json": "6b47fe81721659ed2d2d2a154009646476fdec2401e81a894eeacb39b006cd6c",
     "q/v1.json": "de80a594b968f4498f117f2457793a6b83de4cae27c3fac1fa1f4eebab2d0e6b",
@@ -195,6 +196,7 @@ def test_kinds_and_versions_are_those_of_the_tables() -> None:
         "q": 2,
         "prompts": 1,
         "policy": 1,
+        "evaluation": 1,
         "log": 1,
         "export": 1,
     }

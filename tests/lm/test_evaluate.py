@@ -1,0 +1,456 @@
+"""`evaluate` on a log whose every probability is known: two tiny policies that say one of five
+words."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from iterppo.artifact import ArtifactWriter, InputRecord, open_artifact
+from iterppo.cli import app
+from iterppo.config import (
+    ActionsConfig,
+    EvaluateConfig,
+    FitQConfig,
+    GuardrailSettings,
+    IngestConfig,
+    InitConfig,
+    LengthRule,
+    ReturnsConfig,
+)
+from iterppo.contracts import ROWS
+from iterppo.lm.likelihood import action_logprobs
+from iterppo.lm.off_policy import kl_per_suggestion, logprobs_of_log, q_readings, suggestions_in
+from iterppo.lm.policy import Policy, load_policy
+from iterppo.lm.q_function import QFunction, QSettings
+from iterppo.lm.rendering import decisions
+from iterppo.stages import evaluate
+from iterppo.statistics.off_policy import weighted_importance_sampling
+from iterppo.statistics.off_policy_log import LoggedConversation, arrays
+
+QUESTIONS = ("Is it done?", "Hello!", "And then?")
+WORDS = ("yes", "no", "maybe", "soon", "later")
+NUM = 240
+CONFIG = EvaluateConfig(samples=2, states=60, bootstrap_samples=200, least_effective=20.0)
+
+
+class Setting(NamedTuple):
+    """A log of `old`, and `new`, which says yes more often."""
+
+    folder: Path
+    old: Policy
+    new: Policy
+    rows: list[list[dict[str, Any]]]
+
+    def paths(self) -> dict[str, Path]:
+        names = {"trajectories", "returns", "policy", "candidate"}
+        return {name: self.folder / name for name in names}
+
+
+def write(
+    out: Path,
+    kind: str,
+    config: Any,
+    rows: list[dict[str, Any]] = [],  # noqa: B006, nobody changes it
+    *,
+    inputs: dict[str, InputRecord] | None = None,
+    **metrics: str,
+) -> ArtifactWriter:
+    writer = ArtifactWriter(out, kind=kind, stage="test", config=config, inputs=inputs or {})
+    with writer:
+        writer.write(rows)
+        writer.metrics.update(metrics)
+    return writer
+
+
+def write_policy(out: Path, folder: Path) -> Policy:
+    with ArtifactWriter(out, kind="policy", stage="init", config=InitConfig(), inputs={}) as writer:
+        (writer.folder / "model").mkdir()
+        for file in folder.iterdir():
+            (writer.folder / "model" / file.name).write_bytes(file.read_bytes())
+    return load_policy(out)
+
+
+def turn(name: str, number: int, policy: Policy, **values: Any) -> dict[str, Any]:
+    empty: dict[str, Any] = {field: None for field in ROWS["trajectories"].model_fields}
+    return empty | {
+        "conversation_id": name,
+        "turn": number,
+        "outcome_before": False,
+        "reward": 0.0,
+        "censored": False,
+        "policy_version": policy.settings.version,
+        "split": "heldout" if int(name) % 2 else "train",
+        **values,
+    }
+
+
+def held(policy: Policy) -> list[list[dict[str, Any]]]:
+    """Conversations of up to two turns; yes is what the customer wants to hear. Words are drawn,
+    not tokens: what a policy of so little training says besides is left out."""
+    generator = np.random.default_rng(1)
+    found: list[list[dict[str, Any]]] = [[] for _ in range(NUM)]
+    for number in (1, 2):
+        going = [n for n in range(NUM) if not found[n] or not found[n][-1]["done"]]
+        for n in going:
+            customer = QUESTIONS[n % 3] if number == 1 else "Hello!"
+            found[n].append(
+                turn(str(n), number, policy, customer=customer, adoption="not_shown", done=False)
+            )
+        states = [
+            list(decisions(found[n], system_prompt=policy.settings.system_prompt))[-1].state
+            for n in going
+        ]
+        pairs = [(state, word) for state in states for word in WORDS]
+        logprobs = np.reshape(action_logprobs(policy, pairs), (len(states), len(WORDS)))
+        for n, logprob in zip(going, logprobs, strict=True):
+            k = generator.choice(len(WORDS), p=np.exp(logprob) / np.exp(logprob).sum())
+            found[n][-1] |= {
+                "suggestion": WORDS[k],
+                "sent": WORDS[k],
+                "adoption": "verbatim",
+                "suggestion_logprob": float(logprob[k]),
+                "reward": float(WORDS[k] == "yes"),
+                "done": WORDS[k] == "yes" or number == 2,
+            }
+    return found
+
+
+def exact_value(policy: Policy) -> float:
+    """How often it says yes on either turn."""
+
+    def says(rows: list[dict[str, Any]]) -> Any:
+        state = list(decisions(rows, system_prompt=policy.settings.system_prompt))[-1].state
+        p = np.exp(action_logprobs(policy, [(state, word) for word in WORDS]))
+        return p / p.sum()
+
+    values = []
+    for question in QUESTIONS:
+        asked = turn("0", 1, policy, customer=question, adoption="not_shown")
+        first = says([asked])
+        values.append(first[0])
+        for p, word in zip(first[1:], WORDS[1:], strict=True):
+            answered = asked | {"suggestion": word, "sent": word, "adoption": "verbatim"}
+            then = turn("0", 2, policy, customer="Hello!", adoption="not_shown")
+            values[-1] += p * says([answered, then])[0]
+    return float(np.mean(values))
+
+
+@pytest.fixture(scope="module")
+def setting(
+    tmp_path_factory: pytest.TempPathFactory, make_policy: Callable[..., Path], pairs: Any
+) -> Setting:
+    folder = tmp_path_factory.mktemp("evaluate")
+    eager = (*pairs, *((asked, "yes") for asked, answer in pairs if answer == "no"))
+    old = write_policy(folder / "policy", make_policy(steps=40))
+    new = write_policy(folder / "candidate", make_policy(steps=40, taught=eager))
+    rows = held(old)
+    write(
+        folder / "trajectories", "trajectories", IngestConfig(), [r for each in rows for r in each]
+    )
+    paid = [
+        {
+            "conversation_id": row["conversation_id"],
+            "turn": row["turn"],
+            "reward": row["reward"],
+            "return": sum(later["reward"] for later in each[index:]),
+            "weight": 1.0,
+            "horizon": len(each) - index,
+        }
+        for each in rows
+        for index, row in enumerate(each)
+    ]
+    write(folder / "returns", "returns", ReturnsConfig(gamma=1.0), paid)
+    return Setting(folder, old, new, rows)
+
+
+def found(out: Path) -> dict[tuple[str, str | None], dict[str, Any]]:
+    rows = open_artifact(out, "evaluation").rows()
+    return {(row["method"], row["logprobs"]): row for row in rows}
+
+
+def told(out: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    return content
+
+
+def test_importance_sampling_is_that_of_the_probabilities_of_both_policies(
+    setting: Setting, tmp_path: Path
+) -> None:
+    evaluate.run(CONFIG, **setting.paths(), out=tmp_path / "e")
+    rows = found(tmp_path / "e")
+
+    after = [
+        action_logprobs(
+            setting.new,
+            [
+                (each.state, each.action or "")
+                for each in decisions(c, system_prompt=setting.new.settings.system_prompt)
+            ],
+        )
+        for c in setting.rows
+    ]
+    log = arrays(
+        [
+            LoggedConversation(
+                c[0]["conversation_id"],
+                [row["reward"] for row in c],
+                [new - row["suggestion_logprob"] for new, row in zip(ratio, c, strict=True)],
+            )
+            for c, ratio in zip(setting.rows, after, strict=True)
+        ]
+    )
+    expected = weighted_importance_sampling(log, gamma=1.0, seed=0, samples=200)
+    for source in ("logged", "recomputed"):
+        row = rows["wis", source]
+        assert row["supported"]
+        assert row["value"] == pytest.approx(expected.value.value, abs=1e-4)
+        assert row["difference_low"] == pytest.approx(expected.difference.low, abs=1e-3)
+        assert 20 < row["effective_sample_size"] < NUM
+    assert told(tmp_path / "e")["logprobs"]["share_apart"] == 0
+    assert not rows["fqe", None]["supported"]
+    assert rows["behaviour", None]["value"] == pytest.approx(
+        np.mean([sum(row["reward"] for row in c) for c in setting.rows])
+    )
+
+
+def test_the_interval_covers_what_the_new_policy_does_when_it_is_asked(
+    setting: Setting, tmp_path: Path
+) -> None:
+    evaluate.run(CONFIG, **setting.paths(), out=tmp_path / "e")
+    row = found(tmp_path / "e")["wis", "logged"]
+    truth = exact_value(setting.new)
+
+    assert row["value_low"] < truth < row["value_high"]
+    assert row["difference_low"] > 0, "it was taught to say yes"
+
+
+def test_a_log_of_another_temperature_is_noticed(
+    setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = [
+        row | {"suggestion_logprob": 1.5 * row["suggestion_logprob"]}
+        for each in setting.rows
+        for row in each
+    ]
+    write(tmp_path / "t", "trajectories", IngestConfig(), changed)
+    evaluate.run(CONFIG, **setting.paths() | {"trajectories": tmp_path / "t"}, out=tmp_path / "e")
+
+    (warning,) = told(tmp_path / "e")["gate"]["warnings"]
+    assert "logged and recomputed log-probabilities differ" in warning
+    assert warning in capsys.readouterr().err
+
+
+def test_without_log_probabilities_and_their_policy_nobody_can_say(
+    setting: Setting, tmp_path: Path
+) -> None:
+    changed = [
+        row | {"suggestion_logprob": None, "policy_version": "another"}
+        for each in setting.rows
+        for row in each
+    ]
+    write(tmp_path / "t", "trajectories", IngestConfig(), changed)
+    evaluate.run(CONFIG, **setting.paths() | {"trajectories": tmp_path / "t"}, out=tmp_path / "e")
+    rows = found(tmp_path / "e")
+
+    assert "turns without a log-probability in the log" in rows["wis", "logged"]["reason"]
+    assert "by the policy that is said" in rows["wis", "recomputed"]["reason"]
+    assert rows["wis", "logged"]["value"] is None
+    assert "no method can say" in told(tmp_path / "e")["gate"]["reason"]
+
+
+def random_q(folder: Path) -> QFunction:
+    q = QFunction.from_policy(folder / "model", QSettings(loss="bce", max_tokens=128, members=3))
+    torch.manual_seed(0)
+    for weight in (q.heads.members.weight, q.heads.state.weight):
+        torch.nn.init.normal_(weight, std=0.5)
+    return q
+
+
+@pytest.fixture(scope="module")
+def with_q(setting: Setting) -> dict[str, Path]:
+    """Proposals of the new policy, and a Q that says it was fitted with them."""
+    drawn = suggestions_in(setting.new, setting.rows, samples=2, seed=0)
+    split = {each[0]["conversation_id"]: each[0]["split"] for each in setting.rows}
+    write(
+        setting.folder / "proposals",
+        "actions",
+        ActionsConfig(),
+        [
+            {
+                "conversation_id": name,
+                "turn": number,
+                "sample": k,
+                "action": text,
+                "logprob": None,
+                "policy_version": setting.new.settings.version,
+                "split": split[name],
+            }
+            for (name, number), texts in drawn.items()
+            for k, text in enumerate(texts, start=1)
+        ],
+    )
+    actions = open_artifact(setting.folder / "proposals", "actions").record()
+    with ArtifactWriter(
+        setting.folder / "fqe",
+        kind="q",
+        stage="fit-q",
+        config=FitQConfig(method="fqe", members=3),
+        inputs={"actions": actions},
+    ) as writer:
+        random_q(setting.folder / "policy").save(writer.folder / "model")
+        writer.metrics.update(verdict="usable")
+    return {name: setting.folder / name for name in ("proposals", "fqe")}
+
+
+def test_with_a_q_of_the_new_policy_every_method_answers(
+    setting: Setting, with_q: dict[str, Path], tmp_path: Path
+) -> None:
+    evaluate.run(CONFIG, **setting.paths(), **with_q, q=with_q["fqe"], out=tmp_path / "e")
+    rows = found(tmp_path / "e")
+    num_heldout = sum(each[0]["split"] == "heldout" for each in setting.rows)
+
+    assert all(row["supported"] for row in rows.values())
+    assert rows["dr", "logged"]["num_conversations"] == num_heldout
+    assert rows["fqe", None]["num_conversations"] == num_heldout
+    assert rows["fqe", None]["value_low"] < rows["fqe", None]["value"]
+    assert told(tmp_path / "e")["decisive"]["method"] == "dr"
+    assert open_artifact(tmp_path / "e").manifest.metrics["method"] == "dr"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        pytest.param({"method": "mc"}, "was not fitted by the method fqe", id="another method"),
+        pytest.param({"digest": "0" * 64}, "other actions than those of", id="another policy"),
+        pytest.param({"verdict": "noise"}, "Q is noise", id="noise"),
+    ],
+)
+def test_a_q_that_does_not_tell_the_new_policys_value_is_not_believed(
+    setting: Setting,
+    with_q: dict[str, Path],
+    tmp_path: Path,
+    changes: dict[str, str],
+    said: str,
+) -> None:
+    actions = open_artifact(with_q["proposals"]).record()
+    digest = {"digest": changes["digest"]} if "digest" in changes else {}
+    with ArtifactWriter(
+        tmp_path / "fqe",
+        kind="q",
+        stage="fit-q",
+        config=FitQConfig(method=changes.get("method", "fqe")),  # type: ignore[arg-type]
+        inputs={"actions": actions.model_copy(update=digest)},
+    ) as writer:
+        random_q(setting.folder / "policy").save(writer.folder / "model")
+        writer.metrics.update(verdict=changes.get("verdict", "usable"))
+    evaluate.run(
+        CONFIG, **setting.paths(), **with_q | {"fqe": tmp_path / "fqe"}, out=tmp_path / "e"
+    )
+
+    assert said in found(tmp_path / "e")["fqe", None]["reason"]
+
+
+def test_guardrails_read_both_policies_in_the_same_states(setting: Setting, tmp_path: Path) -> None:
+    """yes is pressure in this lexicon, and the new policy says it more often."""
+    lexicon = tmp_path / "lexicon.toml"
+    lexicon.write_text("agreement = ['^yes$']\n", encoding="utf-8")
+    config = CONFIG.model_copy(
+        update={
+            "lexicon": str(lexicon),
+            "samples": 8,
+            "guardrails": GuardrailSettings(length=LengthRule(action="off")),
+        }
+    )
+    evaluate.run(config, **setting.paths(), out=tmp_path / "e")
+    guarded = {each["name"]: each for each in told(tmp_path / "e")["guardrails"]}
+
+    assert "length" not in guarded
+    assert guarded["pressure"]["fails"]
+    assert guarded["pressure"]["new"] > guarded["pressure"]["old"] + 0.05
+    assert "guardrail pressure got worse" in told(tmp_path / "e")["gate"]["reason"]
+
+
+def command(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def test_the_gate_decides_the_exit_status_and_also_of_what_is_up_to_date(
+    setting: Setting, tmp_path: Path
+) -> None:
+    arguments = [
+        "evaluate",
+        *(text for name, path in setting.paths().items() for text in (f"--{name}", path)),
+        *("--out", tmp_path / "e", "--set", "evaluate.samples=2", "--set", "evaluate.states=60"),
+        *("--set", "evaluate.least_effective=20", "--set", "evaluate.kl_budget=0"),
+        *("--set", "evaluate.bootstrap_samples=200"),
+    ]
+    without = command(*arguments)
+    held_back = command(*arguments, "--gate")
+    shipped = command(*arguments, "--gate", "--set", "evaluate.least_verdict=any")
+
+    assert without.exit_code == 0
+    assert "hold: the verdict on Q is not known" in without.stdout
+    assert held_back.exit_code == 1
+    assert "up to date" in held_back.stdout
+    assert str(held_back.exception).startswith(f"{tmp_path / 'e'}: hold: the verdict on Q")
+    assert shipped.exit_code == 0
+    assert "\nship: improvement +" in shipped.stdout
+
+
+# --- what is read of the policies and of Q ---
+
+
+def test_turns_of_other_policies_and_without_an_action_have_no_probability(
+    setting: Setting,
+) -> None:
+    one, other = setting.rows[0][:1], [setting.rows[1][0] | {"policy_version": "another"}]
+    none = [setting.rows[2][0] | {"adoption": "not_shown"}]
+    people = [setting.rows[3][0] | {"adoption": None, "policy_version": None}]
+    read = [
+        logprobs_of_log(setting.old, [one, other, none, people], own_turns_only=only)
+        for only in (True, False)
+    ]
+
+    assert read[0][0][0] == pytest.approx(one[0]["suggestion_logprob"], abs=1e-4)
+    assert [math.isnan(each[0]) for each in read[0]] == [False, True, False, True]
+    assert not any(math.isnan(each[0]) for each in read[1])
+    assert read[0][2] == read[1][2] == [0.0]
+
+
+def test_q_is_read_at_logged_actions_and_at_suggestions(setting: Setting) -> None:
+    q = random_q(setting.folder / "policy")
+    rows = next(each for each in setting.rows if len(each) == 2)
+    name = rows[0]["conversation_id"]
+    asked = {(name, 1): ["yes", None], (name, 2): ["no"]}
+    prompt = setting.old.settings.system_prompt
+    read = q_readings(q, [rows], asked, system_prompt=prompt)[name]
+    seen = list(decisions(rows, system_prompt=prompt))
+    first, second = seen[0].state, seen[1].state
+
+    assert read.q == pytest.approx(
+        q([first, second], [each.action or "" for each in seen]), abs=1e-5
+    )
+    assert read.v[0] == pytest.approx(np.mean(q([first, first], ["yes", ""])), abs=1e-5)
+    assert read.v[1] == pytest.approx(q([second], ["no"])[0], abs=1e-5)
+    assert len(read.first_values) == 3
+    assert len(set(read.first_values)) == 3
+
+
+def test_the_kl_is_that_of_the_words_that_both_can_say(setting: Setting) -> None:
+    rows = [each[:1] for each in setting.rows[:60]]
+    asked = suggestions_in(setting.new, rows, samples=1, seed=0)
+    state = next(decisions(rows[0], system_prompt=setting.old.settings.system_prompt)).state
+
+    assert kl_per_suggestion(setting.new, setting.new, rows, asked, most=60) == pytest.approx(0)
+    both = kl_per_suggestion(setting.new, setting.old, rows[:1], asked, most=60)
+    text = asked[rows[0][0]["conversation_id"], 1][0] or ""
+    a, b = (action_logprobs(one, [(state, text)])[0] for one in (setting.new, setting.old))
+    assert both == pytest.approx(a - b, abs=1e-5)
+    assert kl_per_suggestion(setting.new, setting.old, rows, {}, most=60) is None
