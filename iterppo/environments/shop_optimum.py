@@ -223,6 +223,11 @@ def optimum(gamma: float = 1.0) -> ShopPlan:
     return ShopPlan(_greedy(gamma, _Turn.suggested), gamma=gamma)
 
 
+def optimal_success() -> float:
+    """Probability of the outcome under the best policy: what no assistant can exceed."""
+    return optimum().start_value
+
+
 @cache
 def myopic() -> ShopPlan:
     """The best policy for γ = 0: it takes the best chance of an immediate outcome. Of acts with
