@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from iterppo.environments.shop_optimum import (
     ShopPlan,
     acceptance_blind,
     myopic,
+    optimal_success,
     optimum,
 )
 from iterppo.environments.shop_solution import ShopSolution, sent_acts
@@ -73,9 +75,7 @@ def test_the_myopic_policy_falls_into_the_trap() -> None:
 
 
 def test_the_first_logs_reach_a_quarter_of_the_optimum() -> None:
-    mediocre = ShopSolution(SCRIPTS["mediocre"], gamma=1.0).state_value(START)
-
-    assert 0.2 <= mediocre / optimum().start_value <= 0.3
+    assert 0.2 <= script_success("mediocre") / optimal_success() <= 0.3
 
 
 def test_the_best_act_depends_on_the_business_and_on_the_customer() -> None:
@@ -92,6 +92,24 @@ def test_the_best_act_depends_on_the_business_and_on_the_customer() -> None:
             pairs=frozenset({("kitchen", budget)}),
         )
         assert optimum().choose(4, known, Evidence("formal")) == Act(sent, "formal")
+
+
+def test_the_page_about_the_shop_tells_the_exact_numbers() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "shop.md").read_text(encoding="utf-8")
+    exact = {
+        "optimum": optimal_success(),
+        "best for a business that sends everything as it is": acceptance_blind().start_value,
+        "best for γ = 0": myopic().start_value,
+        "script `mediocre`, which makes the first logs": script_success("mediocre"),
+    }
+
+    for policy, success in exact.items():
+        assert f"| {policy} | {success:.3f} |" in page
+    assert f"There are {sum(len(layer.codes) for layer in layers()):,}" in page
+
+
+def script_success(name: str) -> float:
+    return ShopSolution(SCRIPTS[name], gamma=1.0).state_value(START)
 
 
 # --- against simulation ---
