@@ -2,9 +2,9 @@
 
     Mixture b -> Played …;    Mixture π -> its exact value
 
-A policy is a mixture of two of the shop's scripts: on each turn it is the one or the other. Given
-the intent all paraphrases are equally likely, whatever the policy, so a text's log-probability is
-log P(intent) − log (number of paraphrases), and ratios of texts are ratios of intents: exact.
+A policy is a mixture of two of the shop's scripts: on each turn it is the one or the other. All of
+them draw the tone as the script `mediocre` does, and given intent and tone all sayings are equally
+likely, whatever the policy. So ratios of texts are ratios of intents: exact.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from iterppo.environments.shop import SCRIPTS, ScriptedAssistant, Shop, recognise, reply_type
+from iterppo.environments.shop import SCRIPTS, Act, Shop, recognise, reply_type, sayings
+from iterppo.environments.shop_scripts import draw
 from iterppo.environments.shop_solution import ShopSolution
 
 GAMMA = 1.0
 """The value is the outcome rate."""
+
+TONES = SCRIPTS["mediocre"].tones
+"""Of all policies here."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,16 @@ class Mixture:
     def __call__(self, reply: str, turn: int) -> dict[str | None, float]:
         """Probability of each intent; None: it abstains."""
         return _mixed(self, reply, turn)
+
+    def acts(self, reply: str, turn: int) -> dict[Act | None, float]:
+        """Probability of each intent and tone."""
+        found: dict[Act | None, float] = {}
+        for intent, probability in self(reply, turn).items():
+            if intent is None:
+                found[None] = probability
+            else:
+                found |= {Act(intent, tone): probability * p for tone, p in TONES.items()}
+        return found
 
 
 @cache
@@ -67,8 +81,7 @@ Played = list[PlayedTurn]
 
 def play(policy: Mixture, *, num: int, seed: int) -> list[Played]:
     """Conversations of a policy, with customers of their own."""
-    choice = Random(f"mixture-{seed}")
-    parts = [ScriptedAssistant(seed, SCRIPTS[name]) for name in (policy.first, policy.second)]
+    random = Random(f"mixture-{seed}")
     shop = Shop()
     found = []
     for number in range(num):
@@ -77,10 +90,10 @@ def play(policy: Mixture, *, num: int, seed: int) -> list[Played]:
         while not seen.done:
             assert seen.customer is not None
             turn = len(turns) + 1
-            text = parts[choice.random() < policy.share].suggest(seen.customer, turn)
             reply = reply_type(seen.customer)
+            action = draw(random, policy(reply, turn))
+            text = None if action is None else random.choice(sayings(action, draw(random, TONES)))
             seen = shop.step(text)
-            action = None if text is None else recognise(text)
             turns.append(PlayedTurn(reply, turn, action, recognise(seen.sent or ""), seen.outcome))
         found.append(turns)
     return found
@@ -90,4 +103,4 @@ def play(policy: Mixture, *, num: int, seed: int) -> list[Played]:
 def true_value(policy: Mixture) -> float:
     """Its outcome rate, exactly."""
     opening = {"customer": Shop().reset(0).customer}
-    return ShopSolution(policy, gamma=GAMMA).state_value([opening])
+    return ShopSolution(policy.acts, gamma=GAMMA).state_value([opening])
