@@ -2,6 +2,7 @@
 
 from iterppo.contracts.actions import ActionsRow
 from iterppo.contracts.base import Row, contract_name
+from iterppo.contracts.credit import CreditRow
 from iterppo.contracts.policy import PolicyRow
 from iterppo.contracts.prompts import PromptsRow
 from iterppo.contracts.q import QRow
@@ -16,6 +17,7 @@ ROWS: dict[str, type[Row]] = {
         RejectsRow,
         ReturnsRow,
         ActionsRow,
+        CreditRow,
         QRow,
         PromptsRow,
         PolicyRow,
