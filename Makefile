@@ -100,6 +100,8 @@ $(if $(filter-out converged,$(UNTIL)),$(error UNTIL=$(UNTIL) is not known. Write
 # JUDGE=yes fits Q twice, each on half of the conversations: ppo climbs the one, the other one judges
 # when to stop.
 JUDGE ?=
+# CREDIT=yes learns one reward a turn from the outcomes (ITPO), and computes returns from those.
+CREDIT ?=
 # NOISE=accept lets ppo train on a Q that fit-q found to be noise.
 ACTIONS ?=
 NOISE ?=
@@ -129,7 +131,14 @@ $(ROUND)/init/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
 endif
 
 $(ROUND)/returns/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
-	$(ITERPPO) returns --round $(ROUND) $(FLAGS)
+	$(ITERPPO) returns --round $(ROUND) $(FLAGS) $(if $(CREDIT),--rewards credit)
+
+ifneq ($(CREDIT),)
+$(ROUND)/credit/$(MADE): $(ROUND)/trajectories/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
+	$(ITERPPO) credit --round $(ROUND) $(FLAGS)
+
+$(ROUND)/returns/$(MADE): $(ROUND)/credit/$(MADE)
+endif
 
 $(ROUND)/q/$(MADE): $(ROUND)/trajectories/$(MADE) $(ROUND)/returns/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
 	$(ITERPPO) fit-q --round $(ROUND) $(FLAGS) $(if $(JUDGE),--set fit-q.part=first-half)

@@ -97,6 +97,8 @@ OnEngine = Annotated[
         help="local: processes; ray: a Ray cluster, the one at RAY_ADDRESS if it is set.",
     ),
 ]
+Normalise = Literal["none", "batch", "softmax-sum", "softmax-mean"]
+Rewards = Literal["outcomes", "credit"]
 Algorithm = Literal["ppo", "grpo", "rloo"]
 NumProcesses = Annotated[
     int, typer.Option("--nproc", min=1, help="Processes that train together, on each host.")
@@ -330,9 +332,44 @@ def init(
     )
 
 
+@app.command(help=STAGES["credit"].help)
+def credit(
+    trajectories: Trajectories = None,
+    policy: Policy = None,
+    normalise: Annotated[
+        Normalise | None,
+        typer.Option("--normalise", help="How sums become rewards. [credit.normalise]"),
+    ] = None,
+    out: Out = None,
+    round_folder: Round = None,
+    config: Config = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Trajectories and policy to credit."""
+    _run(
+        "credit",
+        inputs={"trajectories": trajectories, "policy": policy},
+        out={"out": out},
+        round_folder=round_folder,
+        config=config,
+        settings=[*(settings or []), *([f"credit.normalise={normalise}"] if normalise else [])],
+        force=force,
+        as_json=as_json,
+    )
+
+
 @app.command(help=STAGES["returns"].help)
 def returns(
     trajectories: Trajectories = None,
+    rewards: Annotated[
+        Rewards | None,
+        typer.Option("--rewards", help="What returns are sums of. [returns.rewards]"),
+    ] = None,
+    credit: Annotated[
+        Path | None, typer.Option("--credit", help="Credit artifact (--rewards credit).")
+    ] = None,
     out: Out = None,
     workers: Workers = 0,
     engine: OnEngine = "local",
@@ -347,11 +384,11 @@ def returns(
     """Trajectories to returns."""
     _run(
         "returns",
-        inputs={"trajectories": trajectories},
+        inputs={"trajectories": trajectories, "credit": credit},
         out={"out": out},
         round_folder=round_folder,
         config=config,
-        settings=settings,
+        settings=[*(settings or []), *([f"returns.rewards={rewards}"] if rewards else [])],
         force=force,
         as_json=as_json,
         workers=workers,

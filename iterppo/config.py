@@ -256,9 +256,42 @@ class IngestConfig(StageConfig):
         return self
 
 
+class CreditConfig(StageConfig):
+    """Trajectories and a policy to one reward a turn (ITPO)."""
+
+    normalise: Literal["none", "batch", "softmax-sum", "softmax-mean"] = "softmax-sum"
+    """What a turn is paid. `softmax-sum`, `softmax-mean`: a share of the outcome, by a softmax over
+    the turns' sums (the paper's Norm-ITPO) or over their means per token times the mean length of a
+    turn (its released code); `none`: the sum itself, in nats (ITPO); `batch`: the sum in units of
+    the largest return of a token in the log."""
+    temperature: Positive = 0.4
+    """Of the softmax, in nats: more shares the outcome out more evenly."""
+    beta: Positive = 0.05
+    """β: nats of the outcome's logit per nat of log π_φ − log π_ref. Less lets π_φ go further."""
+    epochs: Positive = 3.0
+    """Passes over the training conversations; the one that predicts best is kept."""
+    max_steps: Count = 480
+    """Upper limit of the optimiser steps."""
+    tokens_per_batch: Count = 2048
+    """Tokens of an optimiser step."""
+    learning_rate: Positive = 3e-4
+    """Peak learning rate; linear warm-up over 5 % of the steps, cosine decay to zero."""
+    weight_decay: NonNegative = 0.0
+    """AdamW weight decay: towards zero, and so away from π_ref."""
+    max_tokens: Count = 496
+    """Context of the model; longer renderings are cut as the policy's are."""
+    checkpoint_steps: Count = 200
+    """Steps between two saves, from which a killed fit goes on."""
+    bootstrap_samples: CountOrZero = 400
+    """Resamples of conversations for the intervals in metrics.json."""
+
+
 class ReturnsConfig(StageConfig):
     """Trajectories to returns."""
 
+    rewards: Literal["outcomes", "credit"] = "outcomes"
+    """What returns are sums of: the outcomes of the log, or the rewards of turns that `iterppo
+    credit` made of them."""
     gamma: Share = 0.99
     """Discount factor, per turn."""
     weights: Literal["kaplan-meier", "none"] = "kaplan-meier"

@@ -27,6 +27,7 @@ from iterppo.config import (
     IngestConfig,
     InitConfig,
     PPOConfig,
+    ReturnsConfig,
     StageConfig,
     load_config,
 )
@@ -152,6 +153,8 @@ def _is_read(slot: Slot, config: StageConfig) -> bool:
         return config.method == "fqe"
     if isinstance(config, PPOConfig) and slot.name == "trajectories":
         return config.critic_warmup == "returns"
+    if isinstance(config, ReturnsConfig) and slot.name == "credit":
+        return config.rewards == "credit"
     return True
 
 

@@ -90,10 +90,17 @@ _ORDER = (
         writes=(Slot("out", "policy", "init"),),
     ),
     Stage(
+        "credit",
+        "Learn one reward a turn from the outcomes, by an implicit reward model (ITPO).",
+        "CreditConfig",
+        reads=(_TRAJECTORIES, _BEHAVIOUR_POLICY),
+        writes=(Slot("out", "credit", "credit"),),
+    ),
+    Stage(
         "returns",
         "Compute the Monte Carlo return of every turn.",
         "ReturnsConfig",
-        reads=(_TRAJECTORIES,),
+        reads=(_TRAJECTORIES, Slot("credit", "credit", "credit", optional=True)),
         writes=(Slot("out", "returns", "returns"),),
     ),
     Stage(

@@ -61,6 +61,12 @@ def run(
             "fit-q: the method fqe needs what the policy would do next. Run: iterppo actions, or "
             "name --actions."
         )
+    credited = paid.manifest.config.get("rewards") == "credit"
+    if credited and config.method != "mc" and config.loss == "bce":
+        raise UsageError(
+            f"fit-q: {config.method} adds a reward of credit and Q of the next state, which may "
+            "exceed 1, and the loss bce needs [0, 1]. Add --set fit-q.loss=squared"
+        )
     gamma = float(paid.manifest.config["gamma"])
     writing: AbstractContextManager[ArtifactWriter | None] = nullcontext()
     if team.leads:
@@ -80,6 +86,7 @@ def run(
                 system_prompt=loaded.settings.system_prompt,
                 max_tokens=config.max_tokens,
                 fate_known_until=fate_known_until(source.manifest.config),
+                credited=credited,
             )
         )
         train = [
@@ -112,7 +119,7 @@ def run(
                 deepspeed=deepspeed,
             )
         except ValueError as error:
-            raise DataError(f"{trajectories}: {error}.") from None
+            raise DataError(f"{returns}: {error}.") from None
         q.finish()
         leave()
         if writer is None:

@@ -1,15 +1,25 @@
-"""`iterppo returns`: trajectories@2 -> returns@1."""
+"""`iterppo returns`: trajectories@2 (and credit@1) -> returns@1."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iterppo.artifact import ArtifactWriter, Manifest, PartWriter, Stretch, open_artifact
+from iterppo.artifact import (
+    Alongside,
+    ArtifactWriter,
+    Manifest,
+    PartWriter,
+    Stretch,
+    alongside,
+    open_artifact,
+)
 from iterppo.config import ReturnsConfig
 from iterppo.engines import EngineName, open_engine
+from iterppo.errors import UsageError
 from iterppo.logs.censoring import fate_known_until
 from iterppo.progress import progress
 
@@ -27,6 +37,7 @@ def run(
     *,
     trajectories: Path,
     out: Path,
+    credit: Path | None = None,
     workers: int = 0,
     engine: EngineName = "local",
 ) -> Manifest:
@@ -37,6 +48,16 @@ def run(
     source = open_artifact(trajectories, "trajectories")
     inputs = {"trajectories": source.record()}
     stretches = source.stretches()
+    beside: list[Alongside] | list[None] = [None] * len(stretches)
+    if config.rewards == "credit":
+        if credit is None:
+            raise UsageError(
+                "returns: rewards that are credit need a credit artifact. Run: iterppo credit, or "
+                "name --credit."
+            )
+        credited = open_artifact(credit, "credit")
+        inputs["credit"] = credited.record()
+        beside = alongside(credited, stretches)
     until = fate_known_until(source.manifest.config)
     enough = 1 + source.manifest.rows // TURNS_PER_PROCESS
     with (
@@ -49,7 +70,10 @@ def run(
         if config.weights == "kaplan-meier":
             seen = pool.map_in_order(functools.partial(_count_seen, until), stretches)
             weighting = Weighting(sum_seen(seen), until, max_weight=config.max_weight)
-        tasks = [(stretch, writer.next_part()) for stretch in stretches]
+        tasks = [
+            (stretch, writer.next_part(), rewards)
+            for stretch, rewards in zip(stretches, beside, strict=True)
+        ]
         paid = pool.map_in_order(functools.partial(_pay, config.gamma, weighting), tasks)
         moments = Moments()
         for rows, counts, found in progress(paid, "returns", total=len(tasks), unit="parts"):
@@ -70,16 +94,19 @@ def _count_seen(until: np.datetime64 | None, stretch: Stretch) -> Array:
 
 
 def _pay(
-    gamma: float, weighting: Weighting | None, task: tuple[Stretch, Path]
+    gamma: float, weighting: Weighting | None, task: tuple[Stretch, Path, Alongside | None]
 ) -> tuple[int, Counter[str], Moments]:
     """The second pass over a stretch: it becomes a part."""
-    from iterppo.rl.return_batches import PAID, TIMES, Moments, pay
+    from iterppo.rl.return_batches import CREDITED, PAID, TIMES, Moments, pay, with_credit
 
-    stretch, path = task
+    stretch, path, credit = task
     has_clock = weighting is not None and weighting.fate_known_until is not None
     counts, moments = Counter[str](), Moments()
     with PartWriter(path, "returns") as part:
-        for turns in stretch.whole_batches([*PAID, *(TIMES if has_clock else [])]):
+        batches = stretch.whole_batches([*PAID, *(TIMES if has_clock else [])])
+        if credit is not None:
+            batches = itertools.starmap(with_credit, credit.beside(batches, CREDITED))
+        for turns in batches:
             paid = pay(turns, gamma=gamma, weighting=weighting)
             part.write(paid.rows)
             counts.update(paid.counts)

@@ -877,7 +877,8 @@ def test_inspect_shows_lineage_counts_configuration_and_rows(made: Path, command
         f"    └─ trajectories: trajectories {source.digest[:12]}, r/trajectories, by ingest "
         f"{source.created_at:%Y-%m-%d %H:%M} UTC\n"
         f"       └─ log 0: file {log.digest[:12]}, log.jsonl\n"
-        '  config {"seed": 0, "gamma": 0.99, "weights": "kaplan-meier", "max_weight": 20.0}\n'
+        '  config {"seed": 0, "rewards": "outcomes", "gamma": 0.99, "weights": "kaplan-meier", '
+        '"max_weight": 20.0}\n'
     )
     assert tail.startswith(
         "  conversation_id: string\n"

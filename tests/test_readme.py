@@ -61,12 +61,13 @@ def test_make_round_runs_every_stage_but_rollout_once_and_inputs_first(tmp_path:
 
     order = re.findall(r"bin/iterppo ([a-z-]+) .*--round", result.stdout)
     made: set[str] = set()
-    assert sorted(order) == sorted(set(STAGES) - {"rollout", "actions", "evaluate"})
+    assert sorted(order) == sorted(set(STAGES) - {"rollout", "actions", "credit", "evaluate"})
     for name in order:
         places = {
             "init" if slot.place == BEHAVIOUR else slot.place
             for slot in STAGES[name].reads
-            if slot.name not in ("actions", "judge")  # made with ACTIONS=yes, JUDGE=yes
+            # made with ACTIONS=yes, CREDIT=yes, JUDGE=yes
+            if slot.name not in ("actions", "credit", "judge")
         }
         assert places <= made
         made |= {slot.place for slot in STAGES[name].writes}
@@ -87,3 +88,15 @@ def test_make_round_with_a_judge_fits_q_on_both_halves_before_ppo(tmp_path: Path
         assert line.endswith(f"fit-q.part={halves.pop(place)}")
     assert not halves
     assert "iterppo ppo" in lines[-1]
+
+
+def test_make_round_with_credit_learns_it_before_the_returns_that_take_it(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("{}\n", encoding="utf-8")
+    command = ["make", "--dry-run", "round", f"ROUND={tmp_path}/000", f"LOGS={log}", "CREDIT=yes"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    lines = [line for line in result.stdout.splitlines() if "bin/iterppo " in line]
+    order = [re.findall(r"bin/iterppo ([a-z-]+) ", line)[0] for line in lines]
+    assert order.index("init") < order.index("credit") < order.index("returns")
+    assert [line.endswith("--rewards credit") for line in lines] == [n == "returns" for n in order]

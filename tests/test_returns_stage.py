@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from iterppo.artifact import ArtifactWriter, Manifest, open_artifact, writing
-from iterppo.config import ByConversation, ByEvents, IngestConfig, ReturnsConfig
+from iterppo.config import ByConversation, ByEvents, CreditConfig, IngestConfig, ReturnsConfig
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import arrow_schema
+from iterppo.errors import ArtifactError, UsageError
 from iterppo.rl.returns import monte_carlo_returns
 from iterppo.stages.returns import run
 
@@ -243,3 +244,149 @@ def test_a_log_without_a_turn_has_no_returns(tmp_path: Path) -> None:
     assert (made.rows, rows) == (0, [])
     assert made.counts == {}
     assert made.metrics["mean_return_naive"] is None
+
+
+# --- rewards of turns ---
+
+
+def credit(
+    out: Path,
+    columns: dict[str, Any],
+    reward_T: list[float | None],
+    *,
+    rows_per_group: int = 10_000,
+) -> Path:
+    """An artifact of the same turns, with these rewards."""
+    schema = arrow_schema(ROWS["credit"])
+    num_turns = len(reward_T)
+    filled: dict[str, Any] = {
+        "conversation_id": columns["conversation_id"],
+        "turn": columns["turn"],
+        "num_tokens": [1] * num_turns,
+        "normalised_reward": reward_T,
+        "split": ["train"] * num_turns,
+    }
+    table = pa.table(
+        [
+            pa.array(filled[field.name], field.type)
+            if field.name in filled
+            else pa.nulls(num_turns, field.type)
+            for field in schema
+        ],
+        schema=schema,
+    )
+    with ArtifactWriter(
+        out, kind="credit", stage="credit", config=CreditConfig(), inputs={}
+    ) as writer:
+        for start in range(0, num_turns, rows_per_group):
+            writer.write_table(table.slice(start, rows_per_group))
+    return out
+
+
+def test_returns_of_credit_are_those_of_the_rewards_of_turns(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {
+        "conversation_id": ["a", "a", "a", "b", "c", "c"],
+        "turn": [1, 2, 3, 1, 1, 2],
+        "reward": [0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+        "censored": [False, False, False, False, True, True],
+    }
+    source = trajectories(tmp_path / "trajectories", columns)
+    paid = credit(tmp_path / "credit", columns, [0.25, 0.5, 0.25, -2.0, None, None])
+
+    made = run(
+        ReturnsConfig(gamma=0.5, rewards="credit", weights="none"),
+        trajectories=source,
+        credit=paid,
+        out=tmp_path / "returns",
+    )
+
+    rows = list(open_artifact(tmp_path / "returns", "returns").rows())
+    assert [row["reward"] for row in rows] == [0.25, 0.5, 0.25, -2.0, 0.0, 0.0]
+    assert [row["return"] for row in rows] == [0.5625, 0.625, 0.25, -2.0, None, None]
+    assert [row["weight"] for row in rows] == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+    assert made.inputs["credit"].kind == "credit"
+
+
+def test_paid_with_the_outcomes_themselves_the_returns_are_those_of_outcomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_ROWS_PER_PART", 100)
+    lengths = np.random.default_rng(2).integers(1, 9, size=200)
+    columns: dict[str, Any] = {
+        "conversation_id": np.repeat([f"c{number}" for number in range(200)], lengths),
+        "turn": np.concatenate([np.arange(length) + 1 for length in lengths]),
+        "reward": np.arange(lengths.sum()) % 7 / 7,
+        "censored": np.repeat(np.arange(200) % 3 == 0, lengths),
+    }
+    source = trajectories(tmp_path / "trajectories", columns, rows_per_group=7)
+    same = columns["reward"].tolist()
+    paid = credit(tmp_path / "credit", columns, same, rows_per_group=45)
+    assert len(open_artifact(source).stretches()) > 1
+    assert len(open_artifact(paid).parts()) != len(open_artifact(source).parts())
+
+    for rewards, workers in (("outcomes", 1), ("credit", 1), ("credit", 2)):
+        run(
+            ReturnsConfig(rewards=rewards),  # type: ignore[arg-type]  # a test's tuple of strings
+            trajectories=source,
+            credit=paid,
+            out=tmp_path / f"{rewards} {workers}",
+            workers=workers,
+        )
+
+    plain, credited, in_processes = (
+        open_artifact(tmp_path / name, "returns") for name in ("outcomes 1", "credit 1", "credit 2")
+    )
+    assert list(credited.rows()) == list(plain.rows())
+    assert in_processes.manifest.digest == credited.manifest.digest
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"conversation_id": ["a", "a", "z"]},
+        {"conversation_id": ["a", "a", "b", "b"], "turn": [1, 2, 1, 2]},
+        {"conversation_id": ["a", "a"], "turn": [1, 2]},
+    ],
+    ids=["another conversation", "a turn more", "a turn less"],
+)
+def test_credit_of_other_turns_is_refused_in_a_line(
+    changed: dict[str, Any], tmp_path: Path
+) -> None:
+    columns: dict[str, Any] = {
+        "conversation_id": ["a", "a", "b"],
+        "turn": [1, 2, 1],
+        "reward": [0.0, 1.0, 0.0],
+        "censored": [False] * 3,
+    }
+    source = trajectories(tmp_path / "trajectories", columns)
+    other = columns | changed
+    paid = credit(tmp_path / "credit", other, [0.5] * len(other["turn"]))
+
+    with pytest.raises(ArtifactError, match=r"its turns are not those .* Run: iterppo credit"):
+        run(
+            ReturnsConfig(rewards="credit"),
+            trajectories=source,
+            credit=paid,
+            out=tmp_path / "returns",
+        )
+
+
+def test_credit_that_was_never_made_is_asked_for_in_a_line(tmp_path: Path) -> None:
+    source = trajectories(tmp_path / "trajectories", one_turn_each([48]))
+
+    with pytest.raises(UsageError, match="Run: iterppo credit, or name --credit"):
+        run(ReturnsConfig(rewards="credit"), trajectories=source, out=tmp_path / "returns")
+
+
+def test_an_ended_conversation_without_a_reward_is_a_mistake_of_ours(tmp_path: Path) -> None:
+    columns = one_turn_each([48])
+    source = trajectories(tmp_path / "trajectories", columns)
+    paid = credit(tmp_path / "credit", columns, [None])
+
+    with pytest.raises(ValueError, match="a turn without a reward"):
+        run(
+            ReturnsConfig(rewards="credit"),
+            trajectories=source,
+            credit=paid,
+            out=tmp_path / "returns",
+        )

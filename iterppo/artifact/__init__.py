@@ -8,6 +8,7 @@ The manifest holds the lineage: what made the artifact, from which inputs (by co
 configuration.
 """
 
+from iterppo.artifact.alongside import Alongside, alongside
 from iterppo.artifact.lineage import Ancestor, is_elsewhere, lineage, locate, standing
 from iterppo.artifact.manifest import (
     MANIFEST,
@@ -32,6 +33,7 @@ from iterppo.artifact.writing import ArtifactWriter
 
 __all__ = [
     "MANIFEST",
+    "Alongside",
     "Ancestor",
     "Artifact",
     "ArtifactWriter",
@@ -40,6 +42,7 @@ __all__ = [
     "Manifest",
     "PartWriter",
     "Stretch",
+    "alongside",
     "code_digest",
     "digest_of",
     "file_digest",

@@ -2,6 +2,7 @@
 
 from iterppo.contracts.actions import ActionsRow
 from iterppo.contracts.base import Row, contract_name
+from iterppo.contracts.credit import CreditRow
 from iterppo.contracts.evaluation import EvaluationRow
 from iterppo.contracts.policy import PolicyRow
 from iterppo.contracts.prompts import PromptsRow
@@ -17,6 +18,7 @@ ROWS: dict[str, type[Row]] = {
         RejectsRow,
         ReturnsRow,
         ActionsRow,
+        CreditRow,
         QRow,
         PromptsRow,
         PolicyRow,

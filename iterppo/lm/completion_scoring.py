@@ -66,7 +66,7 @@ def score_completions(
         given = {"attention_mask": laid.mask_R1LL, "position_ids": laid.position_RL}
     with (
         last_layer_at(getattr(plain, plain.base_model_prefix), laid.read_in_rows()),
-        _vocabulary_at(plain, row_N, before_N),
+        vocabulary_at(plain, row_N, before_N),
         critic.collecting() as collected,
     ):
         logits_NV = model(input_ids=laid.ids_RL, use_cache=False, **given).logits[0]
@@ -116,7 +116,7 @@ def plain_model(model: Any) -> Any:
 
 
 @contextmanager
-def _vocabulary_at(model: Any, row_N: torch.Tensor, position_N: torch.Tensor) -> Iterator[None]:
+def vocabulary_at(model: Any, row_N: torch.Tensor, position_N: torch.Tensor) -> Iterator[None]:
     """Within it, the vocabulary is scored at these positions alone: logits are (1, N, V)."""
 
     def gather(_: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -35,6 +35,8 @@ from iterppo.rl.q_targets import poisson_counts
 VALIDATION_SHARE = 0.1
 HALVES = -1
 """Seed of the hash that divides the training conversations into two."""
+ROUNDING = 1e-9
+"""How far a sum of rewards may lie beyond what it is a sum of."""
 STATE_WEIGHT = 0.5
 """Of V̂'s loss beside Q̂'s: the backbone is Q̂'s in the first place."""
 
@@ -296,9 +298,11 @@ def _check(targets: Sequence[Target], config: FitQConfig) -> None:
         raise ValueError("no training turn has both an action and a known return")
     if not all(math.isfinite(value) for value in known):
         raise ValueError("a return with a weight is not a finite number")
-    if config.loss == "bce" and not (min(known) >= 0 and max(known) <= 1):
+    # Shares of an outcome sum to it up to rounding.
+    if config.loss == "bce" and not (min(known) >= -ROUNDING and max(known) <= 1 + ROUNDING):
         raise ValueError(
-            f"returns lie in [{min(known):.3g}, {max(known):.3g}]; the bce loss needs [0, 1]"
+            f"returns lie in [{min(known):.3g}, {max(known):.3g}], and the loss bce needs [0, 1]. "
+            "For such returns: --set fit-q.loss=squared"
         )
 
 

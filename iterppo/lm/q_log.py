@@ -38,6 +38,8 @@ class Conversation:
     split: str
     rows: Sequence[Mapping[str, Any]]
     """All turns, of trajectories."""
+    rewards: Sequence[float]
+    """Of all turns, of returns: outcomes, or the credit for them."""
     fates_known: Sequence[bool]
     """Whether the log shows what each turn led to."""
     segments: list[Segment]
@@ -65,7 +67,7 @@ class Conversation:
         """
         number = len(self.rows)
         targets = lambda_returns(
-            [float(row["reward"]) for row in self.rows],
+            self.rewards,
             [values.get(index + 1, math.nan) for index in range(number)],
             [index == number - 1 for index in range(number)],
             self.fates_known,
@@ -89,6 +91,7 @@ def conversations_of(
     system_prompt: str,
     max_tokens: int,
     fate_known_until: np.datetime64 | None,
+    credited: bool = False,
 ) -> Iterator[Conversation]:
     """Render conversations, given as their rows of trajectories and of returns.
 
@@ -99,6 +102,8 @@ def conversations_of(
         max_tokens: Q's context.
         fate_known_until: Where the log was cut by a clock, up to when it shows what followed a
             message (`iterppo.rl.censoring`).
+        credited: Whether rewards are `iterppo credit`'s: of a censored conversation none is known,
+            whereas outcomes are known of all turns that others follow.
     """
     for rows, paid in pairs:
         seen = list(decisions(rows, system_prompt=system_prompt))
@@ -107,7 +112,11 @@ def conversations_of(
             rows[0]["conversation_id"],
             rows[0]["split"],
             rows,
-            _fates_known(rows, fate_known_until),
+            [float(each["reward"]) for each in paid],
+            [
+                known and not (credited and row["censored"])
+                for known, row in zip(_fates_known(rows, fate_known_until), rows, strict=True)
+            ],
             segments,
             [
                 [

@@ -34,6 +34,16 @@ _IDENTITIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "turns",
         "trajectories.turns",
+        (
+            "credit.turns_scored",
+            "credit.turns_without_action",
+            "credit.turns_too_long",
+            "credit.turns_censored",
+        ),
+    ),
+    (
+        "turns",
+        "trajectories.turns",
         ("q.turns_scored", "q.turns_without_action", "q.turns_too_long"),
     ),
     (

@@ -64,6 +64,14 @@ def _init(counts: Numbers, metrics: Numbers) -> str:
     return told
 
 
+def _credit(counts: Numbers, metrics: Numbers) -> str:
+    return (
+        f"{counts.get('turns_scored', 0)} turns scored, {counts.get('turns_censored', 0)} "
+        f"censored; held out: {_interval(metrics, 'heldout_bce_gain')} nats better than the mean "
+        f"outcome, Kendall's τ {_interval(metrics, 'heldout_kendall_tau')}"
+    )
+
+
 def _returns(counts: Numbers, metrics: Numbers) -> str:
     return (
         f"{counts.get('turns_with_return', 0)} turns with a return, "
@@ -127,6 +135,7 @@ _TOLD: dict[str, Callable[[Numbers, Numbers], str]] = {
     "rollout": _rollout,
     "ingest": _ingest,
     "init": _init,
+    "credit": _credit,
     "returns": _returns,
     "actions": _actions,
     "fit-q": _fit_q,
@@ -171,6 +180,15 @@ def _ingest_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
         return (
             f"only {counts.get('conversations_heldout', 0)} held-out conversations: diagnostics of "
             "Q will be vague. Collect more."
+        )
+    return None
+
+
+def _credit_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    if not (metrics.get("heldout_bce_gain_low") or 0) > 0:
+        return (
+            "it was not shown to predict held-out outcomes better than their mean does, so its "
+            "shares may be no better than equal ones. Collect more, or raise credit.epochs."
         )
     return None
 
@@ -232,6 +250,7 @@ _WORRIES: dict[str, Callable[[Numbers, Numbers, Path], str | None]] = {
     **dict.fromkeys(_TOLD, _no_worry),
     "rollout": _rollout_worry,
     "ingest": _ingest_worry,
+    "credit": _credit_worry,
     "returns": _returns_worry,
     "fit-q": _fit_q_worry,
     "prompts": _prompts_worry,
@@ -246,6 +265,7 @@ _FOLLOWING = {
     "rollout": "ingest",
     "ingest": "returns",
     "init": "returns",
+    "credit": "returns --rewards credit",
     "returns": "fit-q",
     "actions": "fit-q",
     "fit-q": "ppo",
@@ -257,6 +277,8 @@ _OF_A_ROUND = ("ingest", "init", "returns", "fit-q", "prompts", "ppo", "export")
 
 
 def _next(manifest: Manifest, path: Path, round_folder: Path | None) -> str:
+    if round_folder is not None and manifest.stage == "credit":
+        return f"iterppo {_FOLLOWING['credit']} --round {round_folder}"
     if round_folder is not None:
         for name in _OF_A_ROUND:
             if not _is_made(name, round_folder):
@@ -268,7 +290,8 @@ def _next(manifest: Manifest, path: Path, round_folder: Path | None) -> str:
     following = _FOLLOWING[manifest.stage]
     if following == "ingest":
         return f"iterppo ingest {path} --out …"
-    reads = {slot.kind: slot.name for slot in reversed(STAGES[following].reads)}  # q, not judge
+    slots = STAGES[following.split()[0]].reads
+    reads = {slot.kind: slot.name for slot in reversed(slots)}  # q, not judge
     named = f" --{reads[manifest.kind]} {path}" if manifest.kind in reads else ""
     return f"iterppo {following}{named} …"
 

@@ -38,6 +38,8 @@ SEEN = ["turn", "censored"]
 """Columns of trajectories that the first pass reads."""
 PAID = ["conversation_id", "turn", "reward", "censored"]
 """Columns that the second pass reads."""
+CREDITED = ["normalised_reward"]
+"""Columns of credit that the second pass reads, where rewards are those."""
 TIMES = ["customer_time", "sent_time"]
 """Columns that both read besides where the log was cut by a clock."""
 
@@ -173,6 +175,21 @@ def pay(turns: pa.Table, *, gamma: float, weighting: Weighting | None) -> Paid:
     rows = pa.table(columns, schema=arrow_schema(ROWS["returns"]))
     known_31 = _moments(first_N[known_N], np.zeros(int(known_N.sum()), np.int64), 1)
     return Paid(rows, counts, Moments(known_31, ended_3S))
+
+
+def with_credit(turns: pa.Table, credit: pa.Table) -> pa.Table:
+    """Turns with the rewards of `iterppo credit` in the place of those of the log; 0 where there is
+    none, whose return is unknown then.
+
+    Raises:
+        ValueError: If a conversation that is not censored has a turn without a reward.
+    """
+    reward = credit["normalised_reward"]
+    unknown_T = reward.is_null().to_numpy()
+    if not turns["censored"].to_numpy()[unknown_T].all():
+        raise ValueError("a conversation that is not censored has a turn without a reward")
+    place = turns.schema.get_field_index("reward")
+    return turns.set_column(place, turns.schema.field(place), reward.fill_null(0.0))
 
 
 def padded_sum(left: Array, right: Array) -> Array:

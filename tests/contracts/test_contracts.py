@@ -26,6 +26,7 @@ SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 # new line here.
 PUBLISHED = {
     "actions/v1.json": "8ab75b849a7588f53ebdbb8602f4fc56d4f4fac2f91a86dab1235cf8559fa798",
+    "credit/v1.json": "7d3e259b6ff2ae6ea34b61736c48a6220062e9a4cfa70659aad785cf915c8771",
     "evaluation/v1.json": "137ed5b39ddf5c04bfcd84bdffb2488c58e64775982fda8ec9e653cc4f91aec5",
     "policy/v1.json": "538cbb025cf2b7a1d0a8e5bcb0270744bb9393ba8c7c6b77442c850d6b685274",
     "prompts/v1.json": "6b47fe81721659ed2d2d2a154009646476fdec2401e81a894eeacb39b006cd6c",
@@ -193,6 +194,7 @@ def test_kinds_and_versions_are_those_of_the_tables() -> None:
         "rejects": 1,
         "returns": 1,
         "actions": 1,
+        "credit": 1,
         "q": 2,
         "prompts": 1,
         "policy": 1,

@@ -347,7 +347,7 @@ def test_returns_that_are_no_probabilities_need_the_squared_loss(
     targets = [target("a", ["yes"], [0.5]), target("b", ["no"], [bad])]
     q = QFunction.from_policy(make_policy(steps=0), BCE)
 
-    with pytest.raises(ValueError, match=r"the bce loss needs \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"bce needs \[0, 1\]\. .* fit-q.loss=squared"):
         fit(q, targets, config())
 
 

@@ -136,6 +136,7 @@ def test_the_rows_of_every_kind_are_shown(kind: str, command: Command) -> None:
     shown = {
         "trajectories": "suggested  Yes! What do you need?",
         "rejects": "logs/ü.jsonl, line 1: messages.1.role",
+        "credit": "  normalised_reward: 0.25",
         "returns": "  return: 0.99",
         "actions": "action     Which room?\n               🙂",
         "q": "  q: 0.625",

@@ -17,6 +17,7 @@ COUNTS: dict[str, dict[str, int]] = {
         **{"turns": 300, "outcomes": 25, "rejects": 0, "lines": 100},
     },
     "init": {},
+    "credit": {"turns_scored": 290, "turns_censored": 10},
     "returns": {"turns_with_return": 290, "turns_censored": 10, "turns_capped": 0},
     "actions": {"states": 300, "states_too_long": 0},
     "fit-q": {"turns_scored": 300},
@@ -33,6 +34,10 @@ METRICS: dict[str, dict[str, Any]] = {
     "init": {
         **{"policy_version": "policy-0", "parameters": 770944.0},
         **{"action_loss_train": 0.25, "action_loss_heldout": 0.5},
+    },
+    "credit": {
+        **{"heldout_bce_gain": 0.125, "heldout_bce_gain_low": 0.0625},
+        **{"heldout_bce_gain_high": 0.1875, "heldout_kendall_tau": 0.5},
     },
     "returns": {
         **{"mean_return_weighted": 0.5, "mean_return_weighted_low": 0.25},
@@ -57,6 +62,8 @@ TOLD = {
     "lines rejected",
     "init": "policy-0, 770944 parameters; loss of held-out suggestions 0.500 nats per token "
     "(training 0.250)",
+    "credit": "290 turns scored, 10 censored; held out: 0.125 [0.062, 0.188] nats better than the "
+    "mean outcome, Kendall's τ 0.500",
     "returns": "290 turns with a return, 10 censored; mean return 0.500 [0.250, 0.750]",
     "actions": "300 states, 0 too long for policy-0",
     "fit-q": "300 turns scored, verdict usable; held out: AUC 0.750, explained variance 0.125",
@@ -69,6 +76,7 @@ NEXT = {
     "rollout": "iterppo ingest out --out …",
     "ingest": "iterppo returns --trajectories out …",
     "init": "iterppo returns …",
+    "credit": "iterppo returns --rewards credit --credit out …",
     "returns": "iterppo fit-q --returns out …",
     "actions": "iterppo fit-q --actions out …",
     "fit-q": "iterppo ppo --q out …",
@@ -118,6 +126,8 @@ def test_every_stage_ends_with_what_was_made_what_it_amounts_to_and_what_is_next
         ("ingest", {"rejects": 3}, {}, "3 lines were not taken"),
         ("ingest", {"conversations_censored": 51}, {}, "most conversations were still open"),
         ("ingest", {"conversations_heldout": 19}, {}, "only 19 held-out conversations"),
+        ("credit", {}, {"heldout_bce_gain_low": -0.1}, "it was not shown to predict held-out"),
+        ("credit", {}, {"heldout_bce_gain_low": None}, "it was not shown to predict held-out"),
         ("returns", {"turns_with_return": 0}, {}, "no return is known"),
         ("returns", {"turns_capped": 5}, {}, "the weight of 5 turns was cut"),
         ("returns", {}, {"weight_max": 12.0}, "a weight of 12.000"),
@@ -166,3 +176,12 @@ def test_a_later_round_is_not_told_to_make_a_first_policy(tmp_path: Path) -> Non
     *_, last = three_lines(folder, manifest("ingest"), round_folder=folder).split("\n")
 
     assert last == f"  next: iterppo returns --round {folder}"
+
+
+def test_credit_is_made_to_be_taken_by_the_returns_of_its_round(tmp_path: Path) -> None:
+    for place in ("log", "trajectories", "rejects", "init", "returns"):
+        (tmp_path / place).mkdir()
+
+    *_, last = three_lines(Path("out"), manifest("credit"), round_folder=tmp_path).split("\n")
+
+    assert last == f"  next: iterppo returns --rewards credit --round {tmp_path}"
