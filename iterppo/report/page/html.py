@@ -232,7 +232,7 @@ def _status(one: Round) -> tuple[str, str]:
     if whole <= _LOGS and not begun:
         text = "Logs only: its conversations are counted, and nothing was trained on them."
     elif missing and one.number is not None:
-        text = f"Not finished: {', '.join(name for name, _ in missing)} not made yet."
+        text = f"Not finished. Still to be made: {', '.join(name for name, _ in missing)}."
     if begun:
         text += f" Begun and not whole: {', '.join(begun)}."
     if missing and one.number is not None:

@@ -155,7 +155,7 @@ def test_a_half_finished_run_says_what_is_missing_and_how_to_go_on(
     text = Outline(report_page(read_run(run), conversations=40)[0]).text
 
     assert "Nothing to decide yet" in text
-    assert "Not finished: q, prompts, policy, export not made yet." in text
+    assert "Not finished. Still to be made: q, prompts, policy, export." in text
     assert "Begun and not whole: q." in text
     assert f"To go on: iterppo fit-q --round {run}/000" in text
     assert "Returns by turn" in text
