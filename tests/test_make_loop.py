@@ -53,6 +53,13 @@ def comparisons(calls: list[str]) -> list[str]:
     return [call for call in calls if call.startswith(("converged", "compare"))]
 
 
+def test_the_demo_ends_with_a_page_about_its_run(tmp_path: Path) -> None:
+    done = make("--dry-run", "demo", f"VENV={tmp_path}/v")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == f"{tmp_path}/v/bin/iterppo report runs/demo"
+
+
 def test_a_dry_run_shows_the_comparison_and_runs_nothing(tmp_path: Path) -> None:
     done = make("--dry-run", "loop", "UNTIL=converged", f"RUN={tmp_path}/r", f"VENV={tmp_path}/v")
 

@@ -89,7 +89,7 @@ def compare_arms(arms: Sequence[Arm], question: Question) -> dict[str, Any]:
             "_difference",
             ratio_differences(_sample(arms[number]), _sample(arms[0]), level=LEVEL),
         )
-    found: dict[str, Any] = {"level": LEVEL, "arms": results, "open": _open(arms)}
+    found: dict[str, Any] = {"level": LEVEL, "arms": results, "open": open_shares(arms)}
     if adjusted is not None:
         known = [np.isfinite(each) for each in question.covariates or ()]
         found["adjustment"] = {
@@ -192,7 +192,7 @@ def _effect(
     )
 
 
-def _open(arms: Sequence[Arm]) -> dict[str, Any]:
+def open_shares(arms: Sequence[Arm]) -> dict[str, Any]:
     """Whether the arms have different shares of open conversations: then those that ended are no
     longer alike, and their rates may differ for that alone."""
     table = np.asarray(

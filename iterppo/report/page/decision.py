@@ -21,7 +21,7 @@ from scipy import stats
 
 from iterppo.artifact import Manifest
 from iterppo.report.page.run import UNREADABLE, Round, Run
-from iterppo.report.page.success import Row, Success
+from iterppo.report.page.success import Row, Success, percent, points
 
 Word = Literal["Ship", "Test", "Hold", "Nothing to decide yet"]
 Sign = Literal["for", "against", "unknown"]
@@ -75,6 +75,8 @@ def decide(run: Run, success: Success) -> Decision:
     name = run.policy_name(version)
     behaviour = str(manifest.metrics.get("behaviour_version") or "")
     evidence = [*_of_q(newest), *_of_training(newest, manifest)]
+    place = newest.of_kind("evaluation")
+    evaluated = place.manifest if place is not None else None
     after = success.with_version(version)
     before = success.with_version(behaviour)
     if before is None:
@@ -82,13 +84,16 @@ def decide(run: Run, success: Success) -> Decision:
     if after is not None and before is not None and after != before:
         word, reason, found = _by_conversations(success, before, after)
         evidence = [*found, *evidence]
-    elif (evaluation := newest.of_kind("evaluation")) is not None and evaluation.manifest:
-        word, reason = _by_evaluation(evaluation.manifest)
+        if evaluated is not None:
+            gate, why = _by_evaluation(evaluated)
+            evidence.append(Evidence("for" if gate == "Ship" else "against", f"Before: {why}"))
     else:
         word, reason = _by_q(newest, manifest)
-        evidence.append(
-            Evidence("unknown", f"No conversation was held with {name} yet: only Q speaks for it.")
-        )
+        speaks = "only Q speaks for it"
+        if evaluated is not None:
+            word, reason = _by_evaluation(evaluated)
+            speaks = "logs of another policy speak for it, or against"
+        evidence.append(Evidence("unknown", f"No conversation was held with {name} yet: {speaks}."))
     evidence += [Evidence("unknown", text) for text in success.troubles]
     evidence.sort(key=lambda each: list(WORDS).index(each.sign))
     return Decision(word, name, version, reason, tuple(evidence))
@@ -176,13 +181,10 @@ def _of_collection(one: Row, base: Row) -> list[Evidence]:
 
 
 def _by_evaluation(manifest: Manifest) -> tuple[Word, str]:
-    """What the stage `evaluate` said from the logs of the policy before."""
-    metrics = manifest.metrics
-    said = str(metrics.get("decision") or metrics.get("verdict") or "").lower()
-    reason = str(metrics.get("reason") or metrics.get("decision_reason") or "")
-    if said == "ship":
-        return "Test", f"Evaluated on logs: {reason or 'the gate says ship'}. Give it some traffic."
-    return "Hold", f"Evaluated on logs: {reason or said or 'no decision is noted'}."
+    """What the gate of `evaluate` said, from the logs of the policy before."""
+    gate = manifest.metrics.get("gate")
+    reason = str(manifest.metrics.get("gate_reason") or "the evaluation notes no decision")
+    return ("Ship" if gate == "ship" else "Hold"), f"By the gate on logs: {reason}."
 
 
 def _by_q(one: Round, manifest: Manifest) -> tuple[Word, str]:
@@ -274,20 +276,3 @@ def read_watch(folder: Path) -> Mapping[str, Any]:
     """`watch.json` of a policy artifact."""
     found: Mapping[str, Any] = json.loads((folder / "watch.json").read_text(encoding="utf-8"))
     return found
-
-
-def percent(share: float) -> str:
-    """
-    >>> percent(0.2449)
-    '24.5 %'
-    """
-    return f"{100 * share:.1f} %"
-
-
-def points(difference: float) -> str:
-    """A difference of shares in points of a percent.
-
-    >>> points(0.105), points(-0.0004)
-    ('+10.5', '−0.0')
-    """
-    return f"{100 * difference:+.1f}".replace("-", "−")

@@ -24,7 +24,8 @@ import jinja2
 
 from iterppo.errors import UsageError
 from iterppo.report.page.curves import Training, read_training, returns_by_turn
-from iterppo.report.page.decision import WORDS, Decision, decide, percent
+from iterppo.report.page.decision import WORDS, Decision, decide
+from iterppo.report.page.evaluation import Evaluation, read_evaluation
 from iterppo.report.page.figures import (
     Drawn,
     calibration_figure,
@@ -40,7 +41,7 @@ from iterppo.report.page.lineage import HEIGHT, MARGIN_X, WIDTH, read_lineage
 from iterppo.report.page.q_quality import Quality, read_quality
 from iterppo.report.page.run import UNREADABLE, Round, Run
 from iterppo.report.page.settings import Changes, read_changes
-from iterppo.report.page.success import Success, interval, measures, read_success
+from iterppo.report.page.success import Success, interval, measures, percent, read_success
 from iterppo.report.page.suggestions import Cards, read_cards
 
 Made = TypeVar("Made")
@@ -80,7 +81,7 @@ class RoundPage:
     training_figures: list[Drawn] = field(default_factory=list)
     cards: Cards | None = None
     changes: Changes | None = None
-    evaluation: dict[str, str] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
     troubles: list[str] = field(default_factory=list)
 
 
@@ -124,6 +125,7 @@ def report_page(run: Run, *, conversations: int) -> tuple[str, Decision]:
             decision=decision,
             words=WORDS,
             success=success,
+            steps=success.steps(),
             success_figure=success_figure(success.rows, name="success")
             if any(row.has_rate for row in success.rows)
             else None,
@@ -203,11 +205,8 @@ def _round_page(
         page.cards = attempt("conversations", lambda: read_cards(one, most=conversations))
     page.changes = attempt("settings", lambda: read_changes(run, one))
     evaluation = one.of_kind("evaluation")
-    if evaluation is not None and evaluation.manifest is not None:
-        page.evaluation = {
-            name.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else str(value)
-            for name, value in evaluation.manifest.metrics.items()
-        }
+    if evaluation is not None:
+        page.evaluation = attempt("evaluation", lambda: read_evaluation(evaluation))
     return page
 
 
@@ -233,7 +232,7 @@ def _status(one: Round) -> tuple[str, str]:
     if whole <= _LOGS and not begun:
         text = "Logs only: its conversations are counted, and nothing was trained on them."
     elif missing and one.number is not None:
-        text = f"Not finished: {', '.join(name for name, _ in missing)} not made yet."
+        text = f"Not finished. Still to be made: {', '.join(name for name, _ in missing)}."
     if begun:
         text += f" Begun and not whole: {', '.join(begun)}."
     if missing and one.number is not None:

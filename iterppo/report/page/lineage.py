@@ -23,6 +23,9 @@ _PLACES = {
     "actions": (2, 3),
     "q": (3, 1),
     "judge": (3, 2),
+    "proposals": (2, 4),
+    "fqe": (3, 3),
+    "fqe-twin": (3, 4),
     "policy": (4, 1),
     "export": (5, 1),
     "evaluation": (5, 2),
@@ -185,7 +188,7 @@ def _path(source: Node, target: Node, *, lane: int) -> str:
         return _rounded([(x, y), (to_x - AHEAD, y), (to_x - AHEAD, to_y), end])
     is_up = target.y < source.y
     along = (source.y - GAP_Y // 2 if is_up else source.y + HEIGHT + GAP_Y // 2) + 4 * (
-        lane % 3 - 1
+        lane % 5 - 2
     )
     out = x + GAP_X - AHEAD - 10
     return _rounded(

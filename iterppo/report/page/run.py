@@ -23,6 +23,8 @@ _OPTIONAL = {"rollout", "init", "actions", "judge", "evaluate"}
 """Stages that a round does without, where it has logs of its own and a policy from the round
 before."""
 
+_ARTIFACTS = {slot.place for stage in STAGES.values() for slot in stage.writes} | {"judge"}
+
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -154,7 +156,7 @@ def _round(path: Path) -> Round:
         folder.name: _place(folder) for folder in _folders(path) if (folder / MANIFEST).exists()
     }
     hidden = (each.name for each in path.iterdir() if each.is_dir() and each.name[0] == ".")
-    begun = sorted({name.split(".")[1] for name in hidden} - {""})
+    begun = sorted({name.split(".")[1] for name in hidden} & _ARTIFACTS)
     return Round(path.resolve().name, path, _in_order(places), tuple(begun))
 
 

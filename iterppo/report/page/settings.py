@@ -13,6 +13,8 @@ from typing import Any
 from iterppo.pipeline import STAGES
 from iterppo.report.page.run import Round, Run
 
+_ABSENT = "–"
+
 
 @dataclass(frozen=True)
 class Change:
@@ -49,6 +51,8 @@ def read_changes(run: Run, one: Round) -> Changes:
     changes = [
         change for stage in stages for change in _differences(stage, base[stage], own[stage])
     ]
+    if before is None:  # what a release before did not know yet was not set otherwise
+        changes = [change for change in changes if change.after != _ABSENT]
     against = f"round {before.name}" if before is not None else "the defaults"
     if before is not None:
         old, new = _versions(before), _versions(one)
@@ -96,4 +100,4 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _told(values: Mapping[str, Any], name: str) -> str:
-    return json.dumps(values[name], ensure_ascii=False) if name in values else "–"
+    return json.dumps(values[name], ensure_ascii=False) if name in values else _ABSENT

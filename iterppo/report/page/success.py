@@ -11,7 +11,8 @@ from typing import Any
 
 from iterppo.logs.arms import Arm, read_arm
 from iterppo.report.page.run import UNREADABLE, Round, Run
-from iterppo.statistics.comparison import Question, compare_arms
+from iterppo.statistics.comparison import LEVEL, Question, compare_arms, open_shares
+from iterppo.statistics.outcome_effect import Outcomes, outcome_effect
 
 GAMMA = 0.99
 """Of the measure `return`, where a round has no returns of its own to take γ from."""
@@ -55,9 +56,25 @@ class Success:
         return found[-1] if found else None
 
     def difference(self, *, base: int, one: int) -> Mapping[str, Any]:
-        """A row against another, as `iterppo compare` says it, with `open` beside it."""
-        found = compare_arms([self.arms[base], self.arms[one]], Question())
-        return {**found["arms"][1], "open": found["open"]}
+        """Success of a row less that of another, as `iterppo compare` says it, and `open`: whether
+        their shares of open conversations are alike. Nothing more where one has no ended one."""
+        arms = self.arms[one], self.arms[base]
+        found: dict[str, Any] = {"open": open_shares(arms)}
+        if self.rows[one].has_rate and self.rows[base].has_rate:
+            ended = (Outcomes(arm.outcome_N[~arm.is_censored_N]) for arm in arms)
+            found |= outcome_effect(*ended, is_adjusted=False, scale=None, level=LEVEL).told()
+        return found
+
+    def steps(self) -> list[str]:
+        """Each row against the one above it, in points; an empty text where it is not known."""
+        told = [""]
+        for number in range(1, len(self.rows)):
+            found = self.difference(base=number - 1, one=number)
+            told.append("")
+            if found.get("difference_low") is not None:
+                low, high = points(found["difference_low"]), points(found["difference_high"])
+                told[-1] = f"{points(found['difference'])} [{low}, {high}]"
+        return told
 
 
 def read_success(run: Run) -> Success:
@@ -111,6 +128,23 @@ def interval(told: Mapping[str, Any], name: str, *, sign: str = "") -> str:
     if low is None or high is None or low != low:
         return f"{told[name]:{sign}.3f}"
     return f"{told[name]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def percent(share: float) -> str:
+    """
+    >>> percent(0.2449)
+    '24.5 %'
+    """
+    return f"{100 * share:.1f} %"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in points of a percent.
+
+    >>> points(0.105), points(-0.0004)
+    ('+10.5', '−0.0')
+    """
+    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def _gamma(one: Round) -> float:

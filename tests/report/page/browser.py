@@ -134,6 +134,7 @@ class Browser:
             ready, _, _ = select.select([self._answers], [], [], deadline - time.monotonic())
             chunk = os.read(self._answers.fileno(), 1 << 20) if ready else b""
             if not chunk:
+                self._process.kill()
                 raise TimeoutError(f"no answer of the browser (status {self._process.poll()})")
             self._read += chunk
         text, _, self._read = self._read.partition(b"\0")

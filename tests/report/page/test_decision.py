@@ -1,6 +1,7 @@
 """What is said of the newest policy, and on what grounds."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from scipy import stats
 from iterppo.artifact import ArtifactWriter
 from iterppo.config import FitQConfig
 from iterppo.report.page.decision import Decision, decide, watched_gain
-from iterppo.report.page.run import read_run
+from iterppo.report.page.run import Place, Run, read_run
 from iterppo.report.page.success import read_success
 from iterppo.statistics.intervals import newcombe_interval
 from tests.report.page.made_run import sample, write_policy, write_turns
@@ -90,6 +91,44 @@ def test_without_conversations_q_decides_on_a_test_at_most(
     assert found.word == word
     assert said in found.reason
     assert any("only Q speaks for it" in each.text for each in found.evidence)
+
+
+@pytest.mark.parametrize(
+    ("gate", "word"), [("ship", "Ship"), ("hold", "Hold")], ids=["ship", "hold"]
+)
+def test_without_conversations_the_gate_of_an_evaluation_decides(
+    tmp_path: Path, gate: str, word: str
+) -> None:
+    write_round(tmp_path)
+    run = with_evaluation(read_run(tmp_path), gate=gate, gate_reason="improvement +0.1")
+
+    found = decide(run, read_success(run))
+
+    assert (found.word, found.reason) == (word, "By the gate on logs: improvement +0.1.")
+    assert found.evidence[-1].text.startswith("No conversation was held with π₁ yet")
+
+
+def test_conversations_count_more_than_the_gate_which_is_told_beside(tmp_path: Path) -> None:
+    write_round(tmp_path)
+    write_turns(tmp_path / "001" / "trajectories", version="p1", outcomes=30)
+    run = with_evaluation(read_run(tmp_path), gate="hold", gate_reason="KL exceeds")
+
+    found = decide(run, read_success(run))
+
+    assert found.word == "Ship"
+    told = {each.text: each.sign for each in found.evidence}
+    assert told["Before: By the gate on logs: KL exceeds."] == "against"
+
+
+def with_evaluation(run: Run, **metrics: str) -> Run:
+    """A run whose first round has been evaluated, as far as the manifest tells."""
+    first, *others = run.rounds
+    policy = first.places["policy"].manifest
+    assert policy is not None
+    manifest = policy.model_copy(update={"kind": "evaluation", "metrics": metrics})
+    place = Place("evaluation", first.path / "evaluation", manifest)
+    evaluated = replace(first, places={**first.places, "evaluation": place})
+    return replace(run, rounds=(evaluated, *others))
 
 
 def test_the_gain_on_held_out_prompts_is_paired(tmp_path: Path) -> None:

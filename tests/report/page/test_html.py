@@ -12,7 +12,7 @@ import pytest
 from iterppo.errors import UsageError
 from iterppo.report.page.html import report_page, write_page
 from iterppo.report.page.run import read_run
-from iterppo.statistics.intervals import wilson_interval
+from iterppo.statistics.intervals import newcombe_interval, wilson_interval
 from tests.report.page.made_run import EVIL, write_turns
 
 VOID = {"meta", "input", "img", "br", "link", "hr"}
@@ -55,7 +55,9 @@ def test_the_decision_comes_first_with_the_numbers_that_made_it(page: str) -> No
     assert text.index("Ship π₁") < text.index("Success by round") < text.index("Round 000")
     assert "75.0 % of 40 conversations with π₁ succeeded, and 25.0 % of 40 with π₀" in text
     low, high = wilson_interval(30, 40)
-    assert f"0.750 [{low:.3f}, {high:.3f}] 30 40 0" in text
+    base_low, base_high = newcombe_interval(30, 40, 10, 40)
+    step = f"+50.0 [{100 * base_low:+.1f}, {100 * base_high:+.1f}]"
+    assert f"0.750 [{low:.3f}, {high:.3f}] {step} 30 40 0" in text
 
 
 def test_a_round_says_all_that_is_known_of_it(page: str) -> None:
@@ -153,7 +155,7 @@ def test_a_half_finished_run_says_what_is_missing_and_how_to_go_on(
     text = Outline(report_page(read_run(run), conversations=40)[0]).text
 
     assert "Nothing to decide yet" in text
-    assert "Not finished: q, prompts, policy, export not made yet." in text
+    assert "Not finished. Still to be made: q, prompts, policy, export." in text
     assert "Begun and not whole: q." in text
     assert f"To go on: iterppo fit-q --round {run}/000" in text
     assert "Returns by turn" in text

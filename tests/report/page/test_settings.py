@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ def test_a_first_round_is_told_by_what_is_not_a_default(run: Path) -> None:
     assert [(one.name, one.before, one.after) for one in changes.changes] == [
         ("returns.gamma", "0.99", "0.9")
     ]
+
+
+def test_a_setting_that_a_release_did_not_know_yet_is_no_difference_to_the_defaults(
+    run: Path,
+) -> None:
+    manifest = run / "000" / "returns" / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    del content["config"]["weights"]
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    found = read_run(run)
+
+    assert [one.name for one in read_changes(found, found.rounds[0]).changes] == ["returns.gamma"]
 
 
 def test_a_later_round_is_compared_with_the_one_before_in_the_stages_of_both(run: Path) -> None:
