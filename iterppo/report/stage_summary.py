@@ -29,8 +29,8 @@ def three_lines(path: Path, manifest: Manifest, *, round_folder: Path | None) ->
     """
     counts, metrics = manifest.counts, manifest.metrics
     rows = f", {manifest.rows} rows" if manifest.rows else ""
-    told = _TOLD[manifest.stage](counts, metrics)
-    worry = _WORRIES[manifest.stage](counts, metrics, path)
+    told = _TOLD.get(manifest.stage, _anything)(counts, metrics)
+    worry = _WORRIES.get(manifest.stage, _no_worry)(counts, metrics, path)
     last = f"worry: {worry}" if worry else f"next: {_next(manifest, path, round_folder)}"
     return "\n".join(
         (f"{path}: {manifest.kind}@{manifest.version}{rows}", f"  {told}", f"  {last}")
@@ -129,6 +129,13 @@ def _export(counts: Numbers, metrics: Numbers) -> str:
     if "check_completion" in metrics:
         told += f"; served in a fresh process it says: {_quoted(metrics['check_completion'])}"
     return told
+
+
+def _anything(counts: Numbers, metrics: Numbers) -> str:
+    """Of a stage that has no sentence of its own here."""
+    named = [f"{name} {value}" for name, value in counts.items()]
+    named += [f"{name} {_number(v)}" for name, v in metrics.items() if isinstance(v, float)]
+    return ", ".join(named) or "no counts"
 
 
 _TOLD: dict[str, Callable[[Numbers, Numbers], str]] = {
@@ -247,7 +254,6 @@ def _evaluate_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None
 
 
 _WORRIES: dict[str, Callable[[Numbers, Numbers, Path], str | None]] = {
-    **dict.fromkeys(_TOLD, _no_worry),
     "rollout": _rollout_worry,
     "ingest": _ingest_worry,
     "credit": _credit_worry,
@@ -287,7 +293,9 @@ def _next(manifest: Manifest, path: Path, round_folder: Path | None) -> str:
         return f"serve it (vllm serve {path}), log what comes back, and ingest that as a new round"
     if round_folder is not None:
         return f"what this made stale: iterppo status {round_folder}"
-    following = _FOLLOWING[manifest.stage]
+    following = _FOLLOWING.get(manifest.stage)
+    if following is None:
+        return f"iterppo inspect {path}"
     if following == "ingest":
         return f"iterppo ingest {path} --out …"
     slots = STAGES[following.split()[0]].reads

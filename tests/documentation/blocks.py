@@ -27,6 +27,7 @@ from iterppo.errors import IterPPOError
 from iterppo.logs.event_logs import load_mapping
 from iterppo.logs.records import parse_line
 from iterppo.pipeline import STAGES, sections
+from iterppo.progress import loudness, set_loudness
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -171,11 +172,14 @@ def _iterppo(words: list[str], folder: Path) -> Iterator[str]:
         return
     if "--help" in arguments:
         return
+    before = loudness()
     try:
         given = commands()[name].make_context(name, arguments).params
     except TyperException as error:
         yield f"iterppo {' '.join(words)}: {error}"
         return
+    finally:
+        set_loudness(before)  # --quiet is heard as it is read
     if name in STAGES:
         file = given.get("config")
         if file is not None:

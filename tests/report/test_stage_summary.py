@@ -118,6 +118,22 @@ def test_every_stage_ends_with_what_was_made_what_it_amounts_to_and_what_is_next
     assert lines == [f"out: {made.kind}@1, 7 rows", f"  {TOLD[stage]}", f"  next: {NEXT[stage]}"]
 
 
+def test_a_stage_that_nobody_has_written_a_sentence_for_tells_its_numbers() -> None:
+    made = manifest("returns").model_copy(
+        update={
+            "stage": "waiting",
+            "kind": "waiting",
+            "counts": {"turns": 7},
+            "metrics": {"m": 0.5},
+        }
+    )
+
+    assert three_lines(Path("out"), made, round_folder=None).split("\n")[1:] == [
+        "  turns 7, m 0.500",
+        "  next: iterppo inspect out",
+    ]
+
+
 @pytest.mark.parametrize(
     ("stage", "counts", "metrics", "worry"),
     [
