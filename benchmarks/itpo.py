@@ -1,0 +1,222 @@
+"""ITPO's claims, where the truth is known.
+
+    python -m benchmarks.itpo [--quick] [--seeds N] [--environments NAME …] [--estimators NAME …]
+                              [--methods NAME …] [--runs DIR] [--out DIR]
+
+Two parts, in the environments `tutor` and `shop`, with small models from scratch.
+
+study: conversations of a fixed script, whose A^π(s_k, a_k) is known exactly. The implicit reward
+model is updated batch by batch; at checkpoints it scores conversations that it is not trained on.
+Rank stability of turn sums and of token rewards; how often the most and the least valuable turn are
+found, beside guessing and beside MC-Q differences (Q̂ − V̂ by Monte Carlo on the same batches);
+scale drift; Kendall's τ of the implicit sum with the outcome.
+
+learning: multi-turn RLOO, GRPO and PPO in the environment (n = 8 conversations a prompt, one
+customer each), the credit model updated on every batch, which it then scores, before the policy
+step. Methods: `benchmarks.itpo_credit.METHODS`.
+
+Every run is a file under `--runs`, named by its settings, seed and method: a killed benchmark goes
+on where it was. `--out` gets itpo.json (claims[name] = {holds, value, interval}) and itpo.png.
+--quick: one seed, the tutor only, few updates; it does not replace a full result, but writes
+itpo_quick.json beside it. The last line printed is a JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from benchmarks.itpo_claims import late_success, learning_claims, study_claims
+from benchmarks.itpo_credit import METHODS, Estimator
+from benchmarks.itpo_figure import draw
+from benchmarks.itpo_online import improve
+from benchmarks.itpo_settings import QUICK, Settings
+from benchmarks.itpo_statistics import over_seeds
+from benchmarks.itpo_study import estimate, study
+from benchmarks.itpo_worlds import WORLDS, first_policy
+from benchmarks.machine import machine, say
+from iterppo.lm.policy import Policy, prepare_libraries
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ESTIMATORS = ("rloo", "grpo", "ppo")
+QUICK_METHODS = {"rloo": METHODS, "grpo": ("outcome", "norm-itpo-sum")}
+"""What there is time for; PPO as GRPO."""
+
+
+def main() -> None:
+    """Run what was not run yet, sum up, draw."""
+    options = _options()
+    prepare_libraries()
+    torch.set_num_threads(1)
+    settings = QUICK if options.quick else Settings()
+    seeds = options.seeds or (1 if options.quick else 5)
+    environments = options.environments or (["tutor"] if options.quick else list(WORLDS))
+    folder = Path(options.runs) / settings.digest()
+    folder.mkdir(parents=True, exist_ok=True)
+    studies: dict[str, list[Any]] = {name: [] for name in environments}
+    curves: dict[str, dict[tuple[str, str], list[Any]]] = {name: {} for name in environments}
+    for seed in range(seeds):
+        for environment in environments:
+            first = functools.cache(functools.partial(_first, environment, settings, seed))
+            studies[environment].append(
+                once(
+                    folder / f"{environment}-study-{seed}.json",
+                    functools.partial(_study, environment, first, settings, seed),
+                )
+            )
+            for estimator in options.estimators:
+                wanted = options.methods
+                if wanted is None:
+                    wanted = METHODS
+                    if options.quick:
+                        wanted = QUICK_METHODS.get(estimator, QUICK_METHODS["grpo"])
+                for method in wanted:
+                    curve = once(
+                        folder / f"{environment}-{estimator}-{method}-{seed}.json",
+                        functools.partial(
+                            _improve, environment, first, method, estimator, settings, seed
+                        ),
+                    )
+                    curves[environment].setdefault((estimator, method), []).append(curve)
+    result = summed_up(studies, curves, settings, quick=options.quick, seeds=seeds)
+    file = _write(result, Path(options.out))
+    draw(
+        studies,
+        curves,
+        options.estimators,
+        file.with_suffix(".png"),
+        title=f"{seeds} seed{'s' if seeds > 1 else ''}{', quick' if options.quick else ''}",
+    )
+    for name, claim in result["claims"].items():
+        low, high = claim["interval"]
+        verdict = "holds" if claim["holds"] else "not shown"
+        print(f"{verdict:9}  {name}: {claim['value']:.3f} [{low:.3f}, {high:.3f}]")
+    print(json.dumps({name: result[name] for name in ("quick", "seeds", "claims", "success")}))
+
+
+def once(file: Path, run: Callable[[], Any]) -> Any:
+    """What a file holds; if there is none, what the run gives, which is then kept in it."""
+    if not file.exists():
+        started = time.perf_counter()
+        content = json.dumps(run())
+        whole = file.with_suffix(".partial")
+        whole.write_text(content, encoding="utf-8")
+        whole.replace(file)
+        say(f"{file.stem}: {time.perf_counter() - started:.0f} s")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def summed_up(
+    studies: dict[str, list[Any]],
+    curves: dict[str, dict[tuple[str, str], list[Any]]],
+    settings: Settings,
+    *,
+    quick: bool,
+    seeds: int,
+) -> dict[str, Any]:
+    """Claims, and the tables that they come from."""
+    claims: dict[str, Any] = {}
+    success: dict[str, Any] = {}
+    hit_rates: dict[str, Any] = {}
+    for environment, runs in studies.items():
+        claims |= study_claims(environment, runs)
+        claims |= learning_claims(environment, curves[environment])
+        hit_rates[environment] = {
+            which: {
+                score: _rounded([estimate(run[which][score]) for run in runs])
+                for score in runs[0][which]
+            }
+            for which in ("best", "worst")
+        }
+        success[environment] = {
+            f"{estimator} {method}": _rounded([late_success(curve) for curve in found])
+            for (estimator, method), found in curves[environment].items()
+        }
+    return {
+        "quick": quick,
+        "seeds": seeds,
+        "machine": machine(),
+        "settings": asdict(settings),
+        "claims": claims,
+        "hit_rates": hit_rates,
+        "success": success,
+        "studies": studies,
+        "curves": {
+            environment: {" ".join(key): found for key, found in by_method.items()}
+            for environment, by_method in curves.items()
+        },
+    }
+
+
+def _rounded(estimates: list[Any]) -> list[float]:
+    value, (low, high) = over_seeds(estimates)
+    return [round(number, 4) for number in (value, low, high)]
+
+
+def _first(environment: str, settings: Settings, seed: int) -> Policy:
+    return first_policy(
+        WORLDS[environment],
+        conversations=settings.clone_conversations,
+        hidden_size=settings.hidden_size,
+        num_layers=settings.num_layers,
+        max_steps=settings.clone_steps,
+        learning_rate=settings.clone_learning_rate,
+        seed=seed,
+    )
+
+
+def _study(
+    environment: str, first: Callable[[], Policy], settings: Settings, seed: int
+) -> dict[str, Any]:
+    return study(WORLDS[environment], first(), settings, seed=seed)
+
+
+def _improve(
+    environment: str,
+    first: Callable[[], Policy],
+    method: str,
+    estimator: str,
+    settings: Settings,
+    seed: int,
+) -> list[dict[str, float]]:
+    return improve(
+        WORLDS[environment],
+        first(),
+        method=method,
+        estimator=cast(Estimator, estimator),
+        settings=settings,
+        seed=seed,
+    )
+
+
+def _write(result: dict[str, Any], out: Path) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "itpo.json"
+    if result["quick"] and file.exists() and not json.loads(file.read_text())["quick"]:
+        file = out / "itpo_quick.json"
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return file
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.itpo", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one seed, tutor only, few updates")
+    parser.add_argument("--seeds", type=int, help="number of seeds (5; quick: 1)")
+    parser.add_argument("--environments", nargs="+", choices=list(WORLDS))
+    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--runs", default="runs/benchmarks/itpo", help="where runs are kept")
+    parser.add_argument("--out", default=str(RESULTS), help="where the result is written")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
