@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the mathematics are right."""
+"""The examples in the docstrings of the mathematics, and of the report, are right."""
 
 import doctest
 import importlib
@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+import iterppo.report.page
 import iterppo.rl
 import iterppo.statistics
 
@@ -17,7 +18,11 @@ def modules_of(package: ModuleType) -> list[str]:
     ]
 
 
-MODULES = [*modules_of(iterppo.rl), *modules_of(iterppo.statistics)]
+MODULES = [
+    *modules_of(iterppo.rl),
+    *modules_of(iterppo.statistics),
+    *modules_of(iterppo.report.page),
+]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -27,7 +32,7 @@ def test_the_examples_of_a_module_are_right(name: str) -> None:
     assert found.failed == 0
 
 
-def test_every_room_of_mathematics_has_examples() -> None:
+def test_every_room_that_is_read_has_examples() -> None:
     finder = doctest.DocTestFinder()
     attempted = {
         name.rpartition(".")[0]
@@ -36,4 +41,4 @@ def test_every_room_of_mathematics_has_examples() -> None:
         if test.examples
     }
 
-    assert attempted == {"iterppo.rl", "iterppo.statistics"}
+    assert attempted == {"iterppo.report.page", "iterppo.rl", "iterppo.statistics"}

@@ -21,7 +21,7 @@ from scipy import stats
 
 from iterppo.artifact import Manifest
 from iterppo.report.page.run import UNREADABLE, Round, Run
-from iterppo.report.page.success import Row, Success, percent, points
+from iterppo.report.page.success import Row, Success, number, percent, points
 
 Word = Literal["Ship", "Test", "Hold", "Nothing to decide yet"]
 Sign = Literal["for", "against", "unknown"]
@@ -81,7 +81,10 @@ def decide(run: Run, success: Success) -> Decision:
     before = success.with_version(behaviour)
     if before is None:
         before = _row_of(success, newest.name)
-    if after is not None and before is not None and after != before:
+    word: Word = "Hold"
+    if version == behaviour:
+        reason = "No update was better on held-out prompts: the policy before was written again."
+    elif after is not None and before is not None and after != before:
         word, reason, found = _by_conversations(success, before, after)
         evidence = [*found, *evidence]
         if evaluated is not None:
@@ -197,8 +200,8 @@ def _by_q(one: Round, manifest: Manifest) -> tuple[Word, str]:
     gain = watched_gain(one)
     if gain is None:
         return "Test", "It was trained without being watched: a test alone can tell."
-    value, low, high = gain
-    told = f"{value:+.3f} [{low:+.3f}, {high:+.3f}] discounted outcomes"
+    _, low, _ = gain
+    told = f"{_gain_text(gain)} discounted outcomes"
     if not low > 0:
         return "Hold", f"On held-out prompts Q does not prefer it to {name}: {told}."
     return (
@@ -206,6 +209,11 @@ def _by_q(one: Round, manifest: Manifest) -> tuple[Word, str]:
         f"On held-out prompts Q prefers it to {name} by {told}. Q is what it was trained on: give "
         "it to a share of the customers, and compare.",
     )
+
+
+def _gain_text(gain: tuple[float, float, float]) -> str:
+    value, low, high = (number(each, "+") for each in gain)
+    return f"{value} [{low}, {high}]"
 
 
 def _of_q(one: Round) -> list[Evidence]:
@@ -230,8 +238,8 @@ def _of_training(one: Round, manifest: Manifest) -> list[Evidence]:
     found = []
     gain = watched_gain(one)
     if gain is not None:
-        value, low, high = gain
-        text = f"Q on held-out prompts: {value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        _, low, _ = gain
+        text = f"Q on held-out prompts: {_gain_text(gain)}"
         best = metrics.get("best_of_q")
         kept = metrics.get("watched_q_kept")
         if isinstance(best, float) and isinstance(kept, float):

@@ -126,8 +126,18 @@ def interval(told: Mapping[str, Any], name: str, *, sign: str = "") -> str:
         return ""
     low, high = told.get(f"{name}_low"), told.get(f"{name}_high")
     if low is None or high is None or low != low:
-        return f"{told[name]:{sign}.3f}"
-    return f"{told[name]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+        return number(told[name], sign)
+    return f"{number(told[name], sign)} [{number(low, sign)}, {number(high, sign)}]"
+
+
+def number(value: float, sign: str = "") -> str:
+    """Three digits; nothing is said to be below zero that is not.
+
+    >>> number(0.0625, "+"), number(-0.0001, "+")
+    ('+0.062', '0.000')
+    """
+    text = f"{value:{sign}.3f}"
+    return text.lstrip("+-") if float(text) == 0 else text
 
 
 def percent(share: float) -> str:
@@ -141,10 +151,11 @@ def percent(share: float) -> str:
 def points(difference: float) -> str:
     """A difference of shares in points of a percent.
 
-    >>> points(0.105), points(-0.0004)
-    ('+10.5', '−0.0')
+    >>> points(0.105), points(-0.02), points(-0.0004)
+    ('+10.5', '−2.0', '0.0')
     """
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    text = f"{100 * difference:+.1f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
 def _gamma(one: Round) -> float:

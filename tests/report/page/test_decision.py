@@ -131,6 +131,16 @@ def with_evaluation(run: Run, **metrics: str) -> Run:
     return replace(run, rounds=(evaluated, *others))
 
 
+def test_a_step_that_wrote_the_policy_before_again_has_nothing_to_ship(tmp_path: Path) -> None:
+    write_round(tmp_path, version="p0", metrics={"kept_update": 0.0})
+
+    found = decision(tmp_path)
+
+    assert found.word == "Hold"
+    assert found.reason.endswith("the policy before was written again.")
+    assert not any("No conversation was held" in each.text for each in found.evidence)
+
+
 def test_the_gain_on_held_out_prompts_is_paired(tmp_path: Path) -> None:
     """Changes of 1/8, 2/8 and 3/8: mean 1/4, standard deviation 1/8."""
     write_round(tmp_path)

@@ -59,6 +59,6 @@ def test_the_gate_the_estimates_and_the_guardrails_are_told(tmp_path: Path) -> N
     )
     assert found.guardrails == (
         Guardrail("unknown characters", "0.125", "0.250", "+0.125 [+0.062, +0.188]", True),
-        Guardrail("length", "8.000", "8.000", "+0.000", False),
+        Guardrail("length", "8.000", "8.000", "0.000", False),
     )
     assert found.warnings == ("log-probabilities differ",)
