@@ -15,7 +15,7 @@ import pytest
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import columns
 from iterppo.pipeline import STAGES
-from tests.documentation.blocks import ROOT
+from tests.docs.blocks import ROOT
 from tools import documentation, reference
 
 HERE = documentation.generated() | {
