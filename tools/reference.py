@@ -8,6 +8,7 @@ They are made when the site is built, and never committed: what is not there can
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args, get_origin
 
@@ -173,23 +174,31 @@ def _default(parameter: Any) -> str:
 def _settings(stage: Stage) -> Iterable[str]:
     schema = stage.config.model_json_schema()
     yield _properties(schema)
-    for name, definition in schema.get("$defs", {}).items():
-        properties = definition["properties"]
-        tag = properties.get("by", {}).get("const")
-        yield f"### `{{by = {json.dumps(tag)}}}`" if tag else f"### {_setting_of(name, schema)}"
+    definitions = schema.get("$defs", {})
+    for name, paths in _places(schema, definitions).items():
+        definition = definitions[name]
+        tag = definition["properties"].get("by", {}).get("const")
+        told = f"`{{by = {json.dumps(tag)}}}`" if tag else ", ".join(f"`{path}`" for path in paths)
+        yield f"### {told}"
         yield _clean(definition.get("description", ""))
-        if set(properties) != {"by"}:
+        if set(definition["properties"]) != {"by"}:
             yield _properties(definition)
 
 
-def _setting_of(definition: str, schema: dict[str, Any]) -> str:
-    """The setting whose value is a table of this class."""
-    (setting,) = (
-        name
-        for name, field in schema["properties"].items()
-        if field.get("$ref", "").endswith(f"/{definition}")
-    )
-    return f"`{setting}`"
+def _places(
+    schema: dict[str, Any], definitions: dict[str, Any], prefix: str = ""
+) -> dict[str, list[str]]:
+    """The settings whose values are tables, by the definition of the table; tables within tables
+    behind them."""
+    found: dict[str, list[str]] = {}
+    for setting, field in schema["properties"].items():
+        for name in re.findall(r"#/\$defs/(\w+)", json.dumps(field)):
+            if f"{prefix}{setting}" not in found.setdefault(name, []):
+                found[name].append(f"{prefix}{setting}")
+    for name, (path, *_) in list(found.items()):
+        for inner, paths in _places(definitions[name], definitions, f"{path}.").items():
+            found.setdefault(inner, []).extend(paths)
+    return found
 
 
 def _properties(schema: dict[str, Any]) -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from iterppo.pipeline import STAGES
 from tests.conftest import Command
-from tests.documentation import blocks
-from tests.documentation.blocks import (
+from tests.docs import blocks
+from tests.docs.blocks import (
     Block,
     blocks_of,
     is_like,

@@ -17,7 +17,7 @@ import duckdb
 import pytest
 
 from tests.conftest import Command
-from tests.documentation.blocks import ROOT, Block, blocks_of, text_of
+from tests.docs.blocks import ROOT, Block, blocks_of, text_of
 
 LOG = {
     "short": [("customer", 0), ("business", 30)],

@@ -15,7 +15,7 @@ import pytest
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import columns
 from iterppo.pipeline import STAGES
-from tests.documentation.blocks import ROOT
+from tests.docs.blocks import ROOT
 from tools import documentation, reference
 
 HERE = documentation.generated() | {
@@ -48,6 +48,23 @@ def test_the_page_of_settings_says_what_a_setting_takes() -> None:
     assert "| `clip` | number, > 0 | `0.2` | ε of the clipped surrogate. |" in page
     assert '| `kl_in` | `reward`, `loss` | `"reward"` |' in page
     assert "| `whiten_advantages` | `true` or `false` | `true` |" in page
+
+
+@pytest.mark.parametrize(
+    ("stage", "headings"),
+    [
+        pytest.param("ingest", ["mapping", '{by = "events"}'], id="of a list, and alone"),
+        pytest.param("evaluate", ["guardrails", "guardrails.length"], id="within one another"),
+    ],
+)
+def test_tables_of_settings_stand_on_the_page_under_their_setting(
+    stage: str, headings: list[str]
+) -> None:
+    shown = re.findall(r"^### (.+)$", reference.stage_page(STAGES[stage]), re.MULTILINE)
+
+    assert len(set(shown)) == len(shown)
+    for heading in headings:
+        assert f"`{heading}`" in shown
 
 
 def test_every_command_has_a_page() -> None:

@@ -13,7 +13,7 @@ from iterppo.config import InitConfig, load_config
 from iterppo.lm.rendering import decisions
 from iterppo.lm.trl_arguments import shares
 from iterppo.pipeline import STAGES, sections
-from tests.documentation.blocks import ROOT, blocks_of, text_of
+from tests.docs.blocks import ROOT, blocks_of, text_of
 
 PACKAGE = "\n".join(
     path.read_text(encoding="utf-8")
