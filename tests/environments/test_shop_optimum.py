@@ -281,17 +281,25 @@ SUGGESTIONS += [text_of("show_examples", "formal"), text_of("ask_budget")]
 
 @pytest.mark.parametrize("act", [None, Act("offer_visit", "formal"), Act("show_examples")], ids=str)
 def test_both_solvers_agree_on_a_policy_that_does_one_thing(act: Act | None) -> None:
-    number = ACTS.index(act)
-    choices = [np.full(c.shape, number, dtype=np.int8) for c in optimum()._choices]
-    plan, script = (
-        ShopPlan(choices, gamma=0.9),
-        ShopSolution(lambda reply, turn: {act: 1.0}, gamma=0.9),
-    )
+    plan = ShopPlan.of(lambda turn, visible, evidence: act, gamma=0.9)
+    script = ShopSolution(lambda reply, turn: {act: 1.0}, gamma=0.9)
 
     for turns in HISTORIES.values():
         assert plan.state_value(turns) == pytest.approx(script.state_value(turns), abs=1e-9)
         for text in SUGGESTIONS:
             assert plan.value(turns, text) == pytest.approx(script.value(turns, text), abs=1e-9)
+
+
+def test_any_policy_over_what_can_be_seen_can_be_valued() -> None:
+    def waits(turn: int, visible: Visible, evidence: Evidence) -> Act | None:
+        intent = "offer_visit" if visible.interest >= 5 else "small_talk"
+        return Act(intent, evidence.style or "casual")
+
+    plan, number = ShopPlan.of(waits, gamma=1.0), 20_000
+
+    error = math.sqrt(plan.start_value * (1 - plan.start_value) / number)
+    assert abs(simulated(plan, number, seed=3) / number - plan.start_value) <= 4 * error
+    assert plan(HISTORIES["liked, twice"]) == Act("offer_visit", "casual")
 
 
 # --- by Bellman ---
