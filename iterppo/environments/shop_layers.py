@@ -133,6 +133,7 @@ def layers() -> tuple[Layer, ...]:
         for intent, (rows, probability, codes_after) in raw.items():
             order = np.argsort(rows, kind="stable")
             starts = np.searchsorted(rows[order], np.arange(len(codes) + 1))
+            assert (np.diff(starts) > 0).all(), "somebody answers whatever is sent"
             target = np.searchsorted(following, codes_after[order])
             edges[intent] = Edges(starts, probability[order], target)
         found.append(Layer(turn, codes, worked, agrees, edges))

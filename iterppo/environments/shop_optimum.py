@@ -13,7 +13,7 @@ backwards over the turns solves it. Shapes: N visible states of a turn; S column
 style that is known, and one for each number of points while it is not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from random import Random
 from typing import Any
@@ -160,6 +160,27 @@ class ShopPlan:
         self.gamma = gamma
         self._choices = choices
         self._values = _evaluate(choices, gamma)
+
+    @classmethod
+    def of(
+        cls, policy: Callable[[int, Visible, Evidence], Act | None], *, gamma: float
+    ) -> "ShopPlan":
+        """The plan of any such policy.
+
+        Args:
+            policy: Turn (from 1), what is known of the customer, evidence of the style -> what it
+                suggests; None: it abstains. It is asked about all that can be seen, and more.
+            gamma: Discount per turn of the values, in [0, 1].
+        """
+        known = [Evidence(style) for style in STYLES]
+        known += [Evidence(points=n) for n in range(-_MOST_POINTS, _MOST_POINTS + 1)]
+        number = {act: n for n, act in enumerate(ACTS)}
+        choices = []
+        for layer in layers():
+            seen = [layer.visible(row) for row in range(len(layer.codes))]
+            rows = [[number[policy(layer.turn, v, e)] for e in known] for v in seen]
+            choices.append(np.array(rows, dtype=np.int8))
+        return cls(choices, gamma=gamma)
 
     @property
     def start_value(self) -> float:

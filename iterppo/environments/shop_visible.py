@@ -130,6 +130,16 @@ def read(turns: Sequence[Mapping[str, Any]]) -> tuple[Visible, Evidence]:
         DataError: If it is no conversation of the shop. Not all that are impossible are noticed:
             `shop_belief.belief` is the one that notices.
     """
+    if not 1 <= len(turns) <= SETTINGS["max_turns"]:
+        raise DataError(
+            f"shop: a conversation of {len(turns)} turns; the shop's have one to "
+            f"{SETTINGS['max_turns']}. Give turns of one conversation of the shop."
+        )
+    if read_reply(turns[0]["customer"] or "").type != "opening":
+        raise DataError(
+            f"shop: turn 1: no customer of the shop opens with {turns[0]['customer']!r}. "
+            "Give the conversation from its first turn."
+        )
     visible, evidence = Visible(), Evidence()
     for number, (turn, following) in enumerate(pairwise(turns), start=1):
         sent, said = turn["sent"] or "", read_reply(following["customer"] or "")

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iterppo.environments.episodes import hold_conversations
+from iterppo.environments.cloned_rollouts import cloned_values
+from iterppo.environments.episodes import TurnSoFar, hold_conversations
 from iterppo.environments.shop import SCRIPTS, SETTINGS, STYLES, TRAITS, Act, Shop, ShopState
+from iterppo.environments.shop_belief import BelievedShop
 from iterppo.environments.shop_law import customer_move, first_state
 from iterppo.environments.shop_layers import decode, encode, layers
 from iterppo.environments.shop_optimum import (
@@ -108,8 +110,13 @@ def test_the_page_about_the_shop_tells_the_exact_numbers() -> None:
     assert f"There are {sum(len(layer.codes) for layer in layers()):,}" in page
 
 
+@cache
+def solution_of(name: str) -> ShopSolution:
+    return ShopSolution(SCRIPTS[name], gamma=1.0)
+
+
 def script_success(name: str) -> float:
-    return ShopSolution(SCRIPTS[name], gamma=1.0).state_value(START)
+    return solution_of(name).state_value(START)
 
 
 # --- against simulation ---
@@ -217,6 +224,27 @@ def test_the_optimum_in_words_succeeds_as_often_as_it_says() -> None:
     assert abs(found - expected) <= 3 * math.sqrt(expected * (1 - expected) / number)
 
 
+@pytest.mark.parametrize(
+    "action", [None, text_of("ask_budget", "casual")], ids=["no act", "budget"]
+)
+def test_exact_values_are_what_playing_on_from_copies_finds(action: str | None) -> None:
+    turns = HISTORIES["liked, twice"]
+
+    [found] = cloned_values(
+        [BelievedShop(turns)],
+        [turns],
+        [action],
+        OptimalAssistant(),
+        gamma=1.0,
+        rollouts=600,
+        max_turns=SETTINGS["max_turns"],
+        seed=1,
+    )
+
+    assert 0 < found.standard_error < 0.021
+    assert abs(found.mean - optimum().value(turns, action)) <= 3 * found.standard_error
+
+
 # --- against the other solver, which knows nothing of visible states ---
 
 HISTORIES = {
@@ -253,12 +281,8 @@ SUGGESTIONS += [text_of("show_examples", "formal"), text_of("ask_budget")]
 
 @pytest.mark.parametrize("act", [None, Act("offer_visit", "formal"), Act("show_examples")], ids=str)
 def test_both_solvers_agree_on_a_policy_that_does_one_thing(act: Act | None) -> None:
-    number = ACTS.index(act)
-    choices = [np.full(c.shape, number, dtype=np.int8) for c in optimum()._choices]
-    plan, script = (
-        ShopPlan(choices, gamma=0.9),
-        ShopSolution(lambda reply, turn: {act: 1.0}, gamma=0.9),
-    )
+    plan = ShopPlan.of(lambda turn, visible, evidence: act, gamma=0.9)
+    script = ShopSolution(lambda reply, turn: {act: 1.0}, gamma=0.9)
 
     for turns in HISTORIES.values():
         assert plan.state_value(turns) == pytest.approx(script.state_value(turns), abs=1e-9)
@@ -266,12 +290,24 @@ def test_both_solvers_agree_on_a_policy_that_does_one_thing(act: Act | None) -> 
             assert plan.value(turns, text) == pytest.approx(script.value(turns, text), abs=1e-9)
 
 
+def test_any_policy_over_what_can_be_seen_can_be_valued() -> None:
+    def waits(turn: int, visible: Visible, evidence: Evidence) -> Act | None:
+        intent = "offer_visit" if visible.interest >= 5 else "small_talk"
+        return Act(intent, evidence.style or "casual")
+
+    plan, number = ShopPlan.of(waits, gamma=1.0), 20_000
+
+    error = math.sqrt(plan.start_value * (1 - plan.start_value) / number)
+    assert abs(simulated(plan, number, seed=3) / number - plan.start_value) <= 4 * error
+    assert plan(HISTORIES["liked, twice"]) == Act("offer_visit", "casual")
+
+
 # --- by Bellman ---
 
 
 @pytest.mark.parametrize("turns", HISTORIES.values(), ids=HISTORIES)
 @pytest.mark.parametrize("gamma", [0.5, 1.0])
-def test_no_act_is_better_than_the_optimal_one(gamma: float, turns: list[dict[str, str]]) -> None:
+def test_no_act_is_better_than_the_optimal_one(gamma: float, turns: list[TurnSoFar]) -> None:
     best = optimum(gamma)
     visible, evidence = read(turns)
     values = {act: best.act_value(len(turns), visible, evidence, act) for act in ACTS}
@@ -281,10 +317,9 @@ def test_no_act_is_better_than_the_optimal_one(gamma: float, turns: list[dict[st
 
 
 def test_no_policy_is_worth_more_than_the_optimum_anywhere() -> None:
-    for script in SCRIPTS.values():
-        solution = ShopSolution(script, gamma=1.0)
+    for name in ("mediocre", "expert"):
         for turns in HISTORIES.values():
-            assert optimum().state_value(turns) > solution.state_value(turns)
+            assert optimum().state_value(turns) > solution_of(name).state_value(turns)
 
 
 def test_a_discount_above_one_is_refused() -> None:
@@ -317,9 +352,22 @@ def test_what_is_read_is_what_the_hidden_state_is() -> None:
     assert found > 20
 
 
-def test_what_no_customer_of_the_shop_says_cannot_be_read() -> None:
-    with pytest.raises(DataError, match=r"turn 2: after .* goes on with 'Bye'"):
-        read(history(OPENING, text_of("greet"), "Bye"))
-    unsuggested = [{"customer": OPENING, "suggestion": None, "sent": "Welcome!"}, {"customer": "x"}]
-    with pytest.raises(DataError, match="turn 1: no business of the shop writes 'Welcome!'"):
-        read(unsuggested)
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([], "a conversation of 0 turns; .* one to 8"),
+        (START * 9, "a conversation of 9 turns"),
+        (history("It is the kitchen."), "turn 1: no customer of the shop opens with 'It is"),
+        (history(OPENING, text_of("greet"), "Bye"), "turn 2: after .* goes on with 'Bye'"),
+        (
+            [{"customer": OPENING, "suggestion": None, "sent": "Welcome!"}, {"customer": "x"}],
+            "turn 1: no business of the shop writes 'Welcome!'",
+        ),
+    ],
+    ids=["no turns", "too many turns", "no opening", "no answer", "no tone"],
+)
+def test_what_is_no_conversation_of_the_shop_cannot_be_read(
+    turns: list[TurnSoFar], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read(turns)
