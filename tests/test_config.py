@@ -179,8 +179,8 @@ def test_the_resolved_configuration_can_be_given_back_as_a_file(stage: str) -> N
         pytest.param("sed = 1", "run.toml: unknown section 'sed'. Did you mean 'seed'?", id="seed"),
         pytest.param(
             "[wisdom]\n",
-            "run.toml: unknown section 'wisdom'. Known: actions, credit, export, fit-q, ingest, "
-            "init, ppo, prompts, returns, rollout, seed.",
+            "run.toml: unknown section 'wisdom'. Known: actions, credit, evaluate, export, fit-q, "
+            "ingest, init, ppo, prompts, returns, rollout, seed.",
             id="section like no other",
         ),
         pytest.param(

@@ -18,6 +18,7 @@ _PLACES = {
     "log": (0, 1),
     "trajectories": (1, 1),
     "rejects": (1, 2),
+    "credit": (2, 0),
     "returns": (2, 1),
     "prompts": (2, 2),
     "actions": (2, 3),

@@ -19,7 +19,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 """What reading a file that is damaged, or not what its name says, may raise; ArtifactError, and
 pyarrow's errors, are among them."""
 
-_OPTIONAL = {"rollout", "init", "actions", "judge", "evaluate"}
+_OPTIONAL = {"rollout", "init", "credit", "actions", "judge", "evaluate"}
 """Stages that a round does without, where it has logs of its own and a policy from the round
 before."""
 
