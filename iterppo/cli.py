@@ -31,7 +31,7 @@ app = typer.Typer(
     name="iterppo",
     help="Turn conversation logs into a better assistant, one round at a time (Iterative PPO).",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
