@@ -346,6 +346,8 @@ def credit(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Trajectories and policy to credit."""
     _run(
@@ -582,6 +584,8 @@ def evaluate(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """A log and two policies to an evaluation."""
     made = _run(

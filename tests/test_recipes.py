@@ -30,7 +30,7 @@ def blocks() -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for section in PAGE.split("\n## ")[1:]:
         question = section.partition("\n")[0]
-        fences = re.findall(r'```\w+ title="([^"]+)"\n(.*?)```', section, re.DOTALL)
+        fences = re.findall(r"\*\*([\w ]+)\*\*\n\n```\w+\n(.*?)```", section, re.DOTALL)
         found[question] = dict(fences)
     return found
 
