@@ -31,7 +31,7 @@ app = typer.Typer(
     name="iterppo",
     help="Turn conversation logs into a better assistant, one round at a time (Iterative PPO).",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -346,6 +346,8 @@ def credit(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Trajectories and policy to credit."""
     _run(
@@ -582,6 +584,8 @@ def evaluate(
     settings: Settings = None,
     force: Force = False,
     as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """A log and two policies to an evaluation."""
     made = _run(
@@ -788,6 +792,24 @@ def schema(
         typer.echo(schema_json(kind) if as_json else schema_text(kind))
 
 
+_COMMAND_LINE_ERROR: Any = next(
+    one for one in typer.BadParameter.__mro__ if one.__name__ == "ClickException"
+)
+"""What typer raises about a command line that it cannot read; it has no name of its own there."""
+INTERRUPTED = 130
+"""As a shell has it: 128 and the number of the signal."""
+
+
+def _usage_line(error: Any) -> str:
+    """One line with a hint, in place of three; of a bare `iterppo` its help."""
+    said = error.format_message().strip().replace("Value error, ", "")
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return str(said)
+    end = "" if said[-1:] in ".?)" else "."
+    path = error.ctx.command_path if getattr(error, "ctx", None) is not None else "iterppo"
+    return f"iterppo: {said}{end} See: {path} --help"
+
+
 def main() -> None:
     """Entry point: errors of ours become one line on standard error and an exit status."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their developers
@@ -804,7 +826,10 @@ def main() -> None:
             )  # a C locale must not turn π into a traceback
     set_loudness("normal")
     try:
-        app()
+        status = app(prog_name="iterppo", standalone_mode=False)
+        if status == INTERRUPTED:  # typer's newer versions make it a status
+            raise KeyboardInterrupt
+        raise SystemExit(status if isinstance(status, int) else 0)
     except IterPPOError as error:
         if not leave_error(error):
             message = " ".join(str(error).split())
@@ -812,3 +837,13 @@ def main() -> None:
         raise SystemExit(error.exit_status) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except _COMMAND_LINE_ERROR as error:
+        typer.echo(_usage_line(error), err=True)
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo(
+            "iterppo: stopped. Nothing half-made was left; the same command begins again, or goes "
+            "on from the last checkpoint.",
+            err=True,
+        )
+        raise SystemExit(INTERRUPTED) from None

@@ -78,7 +78,10 @@ def _duration(text: str) -> str:
 
 
 def _moment(text: str) -> str:
-    datetime.fromisoformat(text)
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time; write it as 2026-05-31T00:00:00Z") from None
     return text
 
 
@@ -672,8 +675,10 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{file}: no such configuration file. Check --config.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{file}: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{file}: not TOML: {error}. Mend it there.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read ({error}). Check --config.") from None
 
 
 def _check_sections(
@@ -739,7 +744,9 @@ def _validate(
         return cls.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        # pydantic also names the function that refused.
+        parts = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+        key = ".".join(parts)
         if not key:  # several settings contradict each other
             said = first["msg"].removeprefix("Value error, ")
             raise UsageError(f"{source}: {section}: {said}.") from None
@@ -748,9 +755,10 @@ def _validate(
             raise UsageError(
                 f"{source}: unknown key {section}.{key}.{_did_you_mean(key, known)}"
             ) from None
-        raise UsageError(
-            f"{source}: {section}.{key}: {first['msg']}, is {first['input']!r}."
-        ) from None
+        said = f"{first['msg']}, is {first['input']!r}"
+        if first["type"] == "value_error":  # in our own words, the value among them
+            said = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{source}: {section}.{key}: {said}.") from None
 
 
 def _did_you_mean(word: str, known: list[str]) -> str:

@@ -134,7 +134,7 @@ def _check(how: Processes, stage: str) -> None:
         if file is None:
             continue
         if not file.is_file():
-            raise UsageError(f"{stage}: {option} {file}: no such file.")
+            raise UsageError(f"{stage}: {option} {file}: no such file. Check the path.")
         if not _has_deepspeed():
             raise UsageError(
                 f"{stage}: {option} needs DeepSpeed. Install it: pip install 'iterppo[deepspeed]'"

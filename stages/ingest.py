@@ -229,7 +229,8 @@ def _refuse(
         where = logs[0].name if len(logs) == 1 else f"{logs[0].name} … ({len(logs)} logs)"
         raise DataError(
             f"{where}: no conversation in it was taken ({num_rejects} rejects"
-            f"{': ' if commonest else ''}{commonest}). See: iterppo inspect {rejects}"
+            f"{': ' if commonest else ''}{commonest}). "
+            + (f"See: iterppo inspect {rejects}" if counts["lines"] else "It is empty.")
         )
     if num_rejects > config.max_reject_rate * counts["lines"]:
         raise DataError(

@@ -301,14 +301,15 @@ def test_a_file_that_is_not_toml_is_named(folder: Path) -> None:
 
     assert str(raised.value) == "run.yaml: a configuration is a .toml file."
     assert message("ppo", file="[ppo\n") == (
-        "run.toml: Expected ']' at the end of a table declaration (at line 1, column 5)."
+        "run.toml: not TOML: Expected ']' at the end of a table declaration (at line 1, column 5). "
+        "Mend it there."
     )
 
 
 def test_a_file_that_is_not_text_is_named(folder: Path) -> None:
     Path("run.toml").write_bytes(b"\xff")
 
-    with pytest.raises(UsageError, match=r"^run\.toml: 'utf-8' codec can't decode byte 0xff"):
+    with pytest.raises(UsageError, match=r"^run\.toml: cannot be read \('utf-8' codec can't"):
         load_config("ppo", PPOConfig, file=Path("run.toml"), sections=sections())
 
 

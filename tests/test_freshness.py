@@ -11,6 +11,7 @@ import pytest
 
 from iterppo.artifact import MANIFEST
 from iterppo.freshness import freshness, round_freshness, run_freshness, worst
+from iterppo.pipeline import STAGES
 from tests.small_round import run_stage, write_log, write_round
 
 Command = Callable[..., Any]
@@ -33,9 +34,8 @@ def reasons(folder: Path, stage: str) -> list[str]:
 
 def test_a_round_that_was_just_made_is_fresh_and_the_rest_is_missing(round_folder: Path) -> None:
     made = dict.fromkeys(("ingest", "init", "returns", "fit-q"), "fresh")
-    missing = dict.fromkeys(("rollout", "actions", "prompts", "ppo", "export"), "missing")
 
-    assert states(round_folder) == made | missing
+    assert states(round_folder) == dict.fromkeys(STAGES, "missing") | made
 
 
 def test_a_log_that_changed_makes_its_trajectories_stale_and_nothing_else(
@@ -159,12 +159,9 @@ def test_status_is_a_table_of_rounds_and_stages(round_folder: Path, command: Com
     assert (done.status, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == "runs/shop"
-    assert lines[1].split() == [
-        "rollout", "ingest", "init", "returns", "actions", "fit-q", "prompts", "ppo", "export"
-    ]  # fmt: skip
-    assert lines[2].split() == [
-        "000", "·", "fresh", "fresh", "damaged", "·", "fresh", "·", "·", "·"
-    ]  # fmt: skip
+    assert lines[1].split() == [*STAGES]
+    shown = dict.fromkeys(("ingest", "init", "fit-q"), "fresh") | {"returns": "damaged"}
+    assert lines[2].split() == ["000", *(shown.get(name, "·") for name in STAGES)]
     assert "  runs/shop/000/returns" in lines
 
 

@@ -41,7 +41,7 @@ def test_a_file_that_is_not_there_is_named(
     option: str, deepspeed: Callable[[bool], None], tmp_path: Path
 ) -> None:
     deepspeed(True)
-    with pytest.raises(UsageError, match=rf"^ppo: --{option} \S*none: no such file\.$"):
+    with pytest.raises(UsageError, match=rf"^ppo: --{option} \S*none: no such file\. "):
         launch(["ppo"], Processes(**{option: tmp_path / "none"}))
 
 

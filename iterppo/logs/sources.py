@@ -125,6 +125,11 @@ def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[LogFil
             matches = [STANDARD_INPUT]
         else:
             matches = _match_url(pattern) if _is_url(pattern) else _match_path(pattern)
+        if not matches and not _is_url(pattern) and Path(pattern).is_dir():
+            raise DataError(
+                f"{pattern}: a folder, in which no {LOG_FILE} lies. Name its files, as "
+                f"'{Path(pattern) / '*.jsonl'}'."
+            )
         if not matches:
             raise DataError(f"{pattern}: no such log. Check the path (quote a glob: '*.jsonl.gz').")
         for match in matches:

@@ -288,6 +288,7 @@ CHECKS: dict[str, Callable[[str, Path], Iterator[str]]] = {
     "json": _json,
     "jsonl": _json_lines,
     "python": _python,
+    "sparksql": _nothing,  # run by tests/test_recipes.py
     "sql": _sql,
     "text": _nothing,
     "toml": _toml,

@@ -23,6 +23,7 @@ COUNTS: dict[str, dict[str, int]] = {
     "fit-q": {"turns_scored": 300},
     "prompts": {"prompts": 300, "prompts_heldout": 60, "prompts_cut": 2, "states": 300},
     "ppo": {"updates": 16},
+    "evaluate": {"conversations": 300},
     "export": {},
 }
 METRICS: dict[str, dict[str, Any]] = {
@@ -54,6 +55,10 @@ METRICS: dict[str, dict[str, Any]] = {
         **{"watched_q_first": 0.125, "watched_q_kept": 0.25, "watched_kl_kept": 0.5},
         **{"stopped": ""},
     },
+    "evaluate": {
+        **{"gate": "ship", "gate_reason": "it is better", "method": "dr", "value": 0.5},
+        **{"value_low": 0.25, "value_high": 0.75, "difference": 0.125},
+    },
     "export": {"policy_version": "policy-1", "check_completion": "Which\nroom?"},
 }
 TOLD = {
@@ -70,6 +75,7 @@ TOLD = {
     "prompts": "300 prompts (60 held out, 2 cut to fit) of 300 states",
     "ppo": "policy-1 behind 16 updates; held-out Q 0.125 -> 0.250 (kept: update 12), KL 0.500 nats "
     "per completion",
+    "evaluate": "value 0.500 [0.250, 0.750], improvement 0.125 by dr; the gate says ship",
     "export": "policy-1, a Hugging Face folder; served in a fresh process it says: 'Which room?'",
 }
 NEXT = {
@@ -82,6 +88,7 @@ NEXT = {
     "fit-q": "iterppo ppo --q out …",
     "prompts": "iterppo ppo --prompts out …",
     "ppo": "iterppo export --policy out …",
+    "evaluate": "iterppo export …",
     "export": "serve it (vllm serve out), log what comes back, and ingest that as a new round",
 }
 
@@ -151,6 +158,7 @@ def test_a_stage_that_nobody_has_written_a_sentence_for_tells_its_numbers() -> N
         ("fit-q", {}, {"verdict": "noise"}, "Q is noise. ppo refuses it. It ranks."),
         ("prompts", {"states_too_long": 2}, {}, "2 states are longer than"),
         ("prompts", {"prompts_cut": 61}, {}, "61 prompts lost their beginning"),
+        ("evaluate", {}, {"gate": "hold", "gate_reason": "too few"}, "hold: too few"),
         ("ppo", {}, {"kept_update": 0.0}, "no update was better on held-out prompts"),
         ("ppo", {}, {"stopped": "the KL passed its budget"}, "it stopped early: the KL passed"),
     ],
