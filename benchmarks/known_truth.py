@@ -167,9 +167,7 @@ def prepare_log(
     )
     returns.run(ReturnsConfig(gamma=GAMMA), trajectories=trajectories, out=paid)
     init.run(
-        InitConfig(
-            seed=seed, hidden_size=96, num_layers=2, max_steps=400, personas=list(personas)
-        ),
+        InitConfig(seed=seed, hidden_size=96, num_layers=2, max_steps=400, personas=list(personas)),
         trajectories=trajectories,
         out=policy,
     )

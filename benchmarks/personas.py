@@ -40,6 +40,8 @@ from iterppo.artifact import open_artifact
 from iterppo.config import FitQConfig, IngestConfig, InitConfig, RolloutConfig
 from iterppo.environments.shop import SCRIPTS, Shop, recognise, reply_type
 from iterppo.environments.shop_solution import ShopSolution
+from iterppo.lm.q_function import QFunction
+from iterppo.lm.rendering import decisions
 from iterppo.logs.sources import LOG_FILE, LogFile
 from iterppo.personas import Persona, read_personas
 from iterppo.stages import fit_q, ingest, rollout
@@ -124,9 +126,7 @@ def one_seed(
     return found
 
 
-def hold(
-    out: Path, *, script: str, personas: Sequence[Persona], number: int, seed: int
-) -> Path:
+def hold(out: Path, *, script: str, personas: Sequence[Persona], number: int, seed: int) -> Path:
     """The log of a script, by `iterppo rollout`."""
     rollout.run(
         RolloutConfig(seed=seed, script=script, conversations=number, personas=list(personas)),
@@ -172,9 +172,6 @@ def share_taken(trajectories: Path, *, script: str) -> float:
 
 def errors(q_folder: Path, pairs: Pairs) -> dict[str, Any]:
     """Q̂ beside the truth, by kind of action."""
-    from iterppo.lm.q_function import QFunction
-    from iterppo.lm.rendering import decisions
-
     q = QFunction.load(q_folder / "model")
     found = {}
     for kind, chosen in pairs.items():

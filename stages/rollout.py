@@ -14,7 +14,7 @@ from iterppo.environments.loader import load_environment
 from iterppo.environments.styles import styled
 from iterppo.errors import UsageError
 from iterppo.logs.sources import LOG_FILE
-from iterppo.personas import Persona, prompts_of
+from iterppo.personas import Persona, Style, prompts_of
 from iterppo.progress import progress
 from iterppo.statistics.intervals import wilson_interval
 
@@ -79,7 +79,7 @@ class _Scripted:
             )
         self._assistant = make(config.seed, *([config.script] if config.script else []))
         self.personas = [] if isinstance(config.personas, str) else config.personas
-        self._styles = {persona.name: persona.style for persona in self.personas}
+        self._styles: dict[str | None, Style] = {p.name: p.style for p in self.personas}
 
     def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
         return [
@@ -111,7 +111,9 @@ class _Model:
         if config.personas != "none":
             self.personas = own.personas if config.personas == "policy" else config.personas
         self._prompts = prompts_of(self.personas)
-        self._scales = {persona.name: persona.temperature_scale for persona in self.personas}
+        self._scales: dict[str | None, float] = {
+            persona.name: persona.temperature_scale for persona in self.personas
+        }
 
     def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
         from iterppo.lm.generation import Sampled, sample, seed_sampling

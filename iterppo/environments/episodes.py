@@ -124,7 +124,7 @@ def hold_conversations(
             first = environment.reset(customer_seed)
             uniform = unit_hash(f"{assistant.version}/persona/{index}", seed=seed)
             persona = persona_at(personas, uniform)
-            episode = Episode(index, environment, first, persona=persona and persona.name)
+            episode = Episode(index, environment, first, persona=persona.name if persona else None)
             if first.customer is not None:
                 episode.messages.append({"role": "customer", "content": first.customer})
             batch.append(episode)

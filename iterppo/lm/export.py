@@ -122,8 +122,9 @@ def _exploration(settings: PolicySettings) -> str:
 
 Draw once for each conversation, from the table below; with probability {rest:g} the conversation is
 held without a persona. Under a persona, write its prompt on a line of its own below the system
-message above, before anything that is known of the conversation, and sample at its temperature. Log the persona's name with every suggestion (`persona`), and the log-probability under
-it (`suggestion_logprob`). The same table stands in `{SETTINGS}`.
+message above, before anything that is known of the conversation, and sample at its temperature. Log
+the persona's name with every suggestion (`persona`), and the log-probability under it
+(`suggestion_logprob`). The same table stands in `{SETTINGS}`.
 
 | persona | probability | prompt | temperature |
 |---|---|---|---|

@@ -52,10 +52,10 @@ def decisions(
     """States and actions of a conversation's turns, in order.
 
     The system message is the policy's prompt, and below it the persona's where the conversation has
-    one, and the facts that the configuration lets the policy know of the conversation. Each c_i is a user message, each a_i an assistant message;
-    what the business really sent, where it differs from a_i, opens the next user message as a
-    marked note. Turns without an action leave no assistant message behind; what follows continues
-    the user message.
+    one, and the facts that the configuration lets the policy know of the conversation. Each c_i is
+    a user message, each a_i an assistant message; what the business really sent, where it differs
+    from a_i, opens the next user message as a marked note. Turns without an action leave no
+    assistant message behind; what follows continues the user message.
 
     Args:
         rows: Of trajectories, or as an assistant sees them.
