@@ -56,7 +56,7 @@ def probability_of(personas: Sequence[Persona], name: str | None) -> float:
     0.75
     """
     if name is None:
-        return max(0.0, 1 - sum(persona.probability for persona in personas))
+        return max(0.0, round(1 - sum(persona.probability for persona in personas), 12))
     return next(persona.probability for persona in personas if persona.name == name)
 
 

@@ -58,7 +58,7 @@ def styled(style: Style, propose: Callable[[], str | None]) -> str | None:
         style: Of the persona.
         propose: Draws from the script, anew with each call.
 
-    >>> proposals = iter(["We can help.", "Which room?"] * 4)
+    >>> proposals = iter(["We can help.", "Which room?"] * PROPOSALS)
     >>> styled("question", lambda: next(proposals))
     'Which room?'
     """
