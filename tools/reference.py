@@ -183,11 +183,11 @@ def _settings(stage: Stage) -> Iterable[str]:
 
 
 def _setting_of(definition: str, schema: dict[str, Any]) -> str:
-    """The setting whose value is a table of this class."""
+    """The setting whose value is a table of this class, or a list of them."""
     (setting,) = (
         name
         for name, field in schema["properties"].items()
-        if field.get("$ref", "").endswith(f"/{definition}")
+        if f'/{definition}"' in json.dumps(field)
     )
     return f"`{setting}`"
 

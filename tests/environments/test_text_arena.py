@@ -54,7 +54,7 @@ def folder(
         library.make = lambda name: {"GuessTheNumber-v0-raw": Game}[name]()
         monkeypatch.setitem(sys.modules, "textarena", library)
     text = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
-    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    [example] = re.findall(r"```python[^\n]*\n(.*?)```", text, re.DOTALL)
     (tmp_path / "guessing.py").write_text(example, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
