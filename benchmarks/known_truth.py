@@ -52,6 +52,7 @@ from iterppo.environments.episodes import Suggestion, TurnSoFar, hold_conversati
 from iterppo.environments.shop import SCRIPTS, Shop
 from iterppo.environments.shop_solution import ShopSolution
 from iterppo.logs.sources import LogFile
+from iterppo.personas import Persona
 from iterppo.stages import fit_q, ingest, init, returns
 
 RESULT = Path(__file__).resolve().parent / "results" / "known_truth.json"
@@ -148,9 +149,16 @@ def prepare(
     folder: Path, *, scripts: Sequence[str], number: int, seed: int
 ) -> tuple[Path, Path, Path]:
     """Trajectories, returns and a first policy of conversations of scripts, by the stages."""
-    trajectories, paid, policy = (folder / name for name in ("trajectories", "returns", "init"))
     log = folder / "log.jsonl"
     write_log(log, scripts=scripts, number=number, seed=seed)
+    return prepare_log(folder, log, seed=seed)
+
+
+def prepare_log(
+    folder: Path, log: Path, *, seed: int, personas: Sequence[Persona] = ()
+) -> tuple[Path, Path, Path]:
+    """The same of a log that is there."""
+    trajectories, paid, policy = (folder / name for name in ("trajectories", "returns", "init"))
     ingest.run(
         IngestConfig(seed=seed),
         logs=[LogFile(str(log), str(log))],
@@ -159,7 +167,7 @@ def prepare(
     )
     returns.run(ReturnsConfig(gamma=GAMMA), trajectories=trajectories, out=paid)
     init.run(
-        InitConfig(seed=seed, hidden_size=96, num_layers=2, max_steps=400),
+        InitConfig(seed=seed, hidden_size=96, num_layers=2, max_steps=400, personas=list(personas)),
         trajectories=trajectories,
         out=policy,
     )

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from iterppo.errors import UsageError
+from iterppo.personas import Personas, PersonasOf
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -336,6 +337,10 @@ class InitConfig(StageConfig):
     context_weight: Share = 1.0
     """Weight of all other tokens in the loss; the actions have weight 1. Q starts from what was
     learned here (scratch)."""
+    personas: Personas = []
+    """File, or tables, of the personas that the log names: conversations are learned under their
+    prompts, so that the policy heeds them later. Without it personas are not told apart
+    (scratch)."""
 
 
 class ActionsConfig(StageConfig):
@@ -506,6 +511,9 @@ class ExportConfig(StageConfig):
 
     check: bool = True
     """Load the folder in a fresh process with plain transformers and complete one prompt."""
+    personas: Personas = []
+    """File, or tables, of personas that a server is to draw from, one for each conversation; they
+    are written into the folder's settings and card."""
 
 
 class GuardrailRule(Settings):
@@ -630,6 +638,9 @@ class RolloutConfig(StageConfig):
     """Conversations held together; one batch of generation serves all of them."""
     max_turns: Count = 20
     """A conversation that is still open then is logged as unfinished."""
+    personas: PersonasOf = "policy"
+    """File, or tables, of personas, of which at most one is drawn for each conversation; `policy`:
+    those that the policy was exported with; `none`."""
 
 
 _FILE_SUFFIXES = {".toml"}

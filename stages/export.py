@@ -15,6 +15,7 @@ def run(config: ExportConfig, *, policy: Path, prompts: Path | None, out: Path) 
     source = open_artifact(policy, "policy")
     inputs = {"policy": source.record()}
     settings, renderer = load_settings(policy), load_renderer(policy)
+    settings = settings.model_copy(update={"personas": config.personas})
     messages = [
         {"role": "system", "content": settings.system_prompt},
         {"role": "user", "content": "Hello"},

@@ -129,9 +129,8 @@ def run(
         estimates = iter(q.estimates(segments))
         scored = [[next(estimates) for _ in c.segments] for c in conversations]
         writer.write(_rows(conversations, scored))
-        metrics = _diagnose(
-            conversations, scored, other_actions(q, loaded, conversations, config), config
-        )
+        others = other_actions(q, loaded, conversations, config)
+        metrics = _diagnose(conversations, scored, others, config)
         metrics["fit"] = {
             "method": config.method,
             "loss": fitted.losses,
@@ -140,6 +139,7 @@ def run(
             "sweeps": fitted.sweeps,
         }
         metrics["behaviour"] = behind_the_log(conversations, loaded, config)
+        metrics["coverage"] = _coverage(train, others, config)
         writer.write_json("metrics.json", metrics)
         writer.metrics.update(_summary(metrics))
         q.save(writer.folder / "model")
@@ -209,8 +209,9 @@ def _diagnose(
 
     sampled = None
     if others is not None:
-        values, lengths, owners = others
-        sampled = SampledActions(np.array(values), np.array(lengths), owners)
+        sampled = SampledActions(
+            np.array(others.values), np.array(others.lengths), others.conversation_ids
+        )
     flat = [
         (c, turn, estimate)
         for c, found in zip(conversations, scored, strict=True)
@@ -239,6 +240,30 @@ def _diagnose(
         )
         for split in ("heldout", "train")
     }
+
+
+def _coverage(
+    train: Sequence[Conversation], others: OtherActions | None, config: FitQConfig
+) -> dict[str, Any] | None:
+    """Whether Q was fitted on anything like what the policy would say; None: nobody asked it."""
+    from iterppo.statistics.coverage import coverage
+
+    if others is None:
+        return None
+    logged = [
+        (turn.row["customer"] or "", turn.action)
+        for c in train
+        for turns in c.turns
+        for turn in turns
+    ]
+    return coverage(
+        others.customers,
+        others.texts,
+        others.conversation_ids,
+        logged,
+        samples=config.bootstrap_samples,
+        seed=config.seed,
+    )
 
 
 def _held_out(flat: Sequence[tuple[Conversation, Turn, Estimate]]) -> HeldOut:
@@ -284,4 +309,9 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, float | bool | str]:
     for name in names:
         value = heldout[name]
         found[f"heldout_{name}"] = math.nan if value is None else value
+    if metrics["coverage"] is not None:
+        found["coverage"] = metrics["coverage"]["support"]
+    if metrics["behaviour"]["share_personas"] > 0:
+        found["share_personas"] = metrics["behaviour"]["share_personas"]
+        found["evaluates"] = metrics["behaviour"]["evaluates"]
     return found

@@ -186,7 +186,7 @@ def _write(
         writer.folder / policies.MODEL,
         model=improved.model,
         renderer=improved.renderer,
-        settings=improved.settings.model_dump(exclude={"version"}),
+        settings=improved.settings.model_dump(exclude={"version", "personas"}),
     )
     curves = write_training_log(writer.folder / "training_log.parquet", trainer.state.log_history)
     steps = trainer.state.global_step

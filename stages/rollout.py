@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from iterppo.artifact import ArtifactWriter, Manifest, open_artifact
 from iterppo.config import RolloutConfig
-from iterppo.environments.episodes import Assistant, Suggestion, TurnSoFar, hold_conversations
+from iterppo.environments.episodes import Suggestion, TurnSoFar, hold_conversations
 from iterppo.environments.loader import load_environment
+from iterppo.environments.styles import styled
 from iterppo.errors import UsageError
 from iterppo.logs.sources import LOG_FILE
+from iterppo.personas import Persona, Style, prompts_of
 from iterppo.progress import progress
 from iterppo.statistics.intervals import wilson_interval
 
@@ -21,12 +25,12 @@ def run(
     """Hold conversations; `scripted` takes the environment's own assistant in place of a policy."""
     factory = load_environment(config.env)
     inputs = {"policy": open_artifact(policy).record()} if policy else {}
-    assistant: Assistant
+    assistant: _Scripted | _Model
     if scripted:
         assistant = _Scripted(factory, config)
     else:
         assert policy is not None, "execution asks for a policy"
-        assistant = _Model(policy, seed=config.seed)
+        assistant = _Model(policy, config)
     with ArtifactWriter(out, kind="log", stage="rollout", config=config, inputs=inputs) as writer:
         conversations = hold_conversations(
             factory,
@@ -36,6 +40,7 @@ def run(
             parallel=config.parallel,
             max_turns=config.max_turns,
             seed=config.seed,
+            personas=assistant.personas,
         )
         with (writer.folder / LOG_FILE).open("w", encoding="utf-8") as log:
             for conversation in progress(
@@ -45,6 +50,8 @@ def run(
                 writer.count("conversations")
                 writer.count("outcomes", conversation["outcome"])
                 writer.count("unfinished", int(conversation["unfinished"]))
+                if assistant.personas:
+                    writer.count(f"persona {conversation['persona'] or '(none)'}")
                 for message in conversation["messages"]:
                     if message["role"] == "business":
                         writer.count("turns")
@@ -71,10 +78,18 @@ class _Scripted:
                 f"rollout: the environment {config.env} has no scripted assistant. Name a --policy."
             )
         self._assistant = make(config.seed, *([config.script] if config.script else []))
+        self.personas = [] if isinstance(config.personas, str) else config.personas
+        self._styles: dict[str | None, Style] = {p.name: p.style for p in self.personas}
 
     def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
         return [
-            Suggestion(self._assistant.suggest(turns[-1]["customer"] or "", len(turns)), None)
+            Suggestion(
+                styled(
+                    self._styles.get(turns[-1].get("persona"), "as it comes"),
+                    partial(self._assistant.suggest, turns[-1]["customer"] or "", len(turns)),
+                ),
+                None,
+            )
             for turns in conversations
         ]
 
@@ -82,32 +97,49 @@ class _Scripted:
 class _Model:
     """A policy as an assistant."""
 
-    def __init__(self, artifact: Path, *, seed: int) -> None:
+    def __init__(self, artifact: Path, config: RolloutConfig) -> None:
         from iterppo.lm.policy import load_policy, prepare_libraries, use_accelerator
 
         prepare_libraries()
         self._policy = load_policy(artifact)
         use_accelerator(self._policy)
-        self._seed = seed
+        self._seed = config.seed
         self._calls = 0
-        self.version = self._policy.settings.version
+        own = self._policy.settings
+        self.version = own.version
+        self.personas: list[Persona] = []
+        if config.personas != "none":
+            self.personas = own.personas if config.personas == "policy" else config.personas
+        self._prompts = prompts_of(self.personas)
+        self._scales: dict[str | None, float] = {
+            persona.name: persona.temperature_scale for persona in self.personas
+        }
 
     def __call__(self, conversations: Sequence[Sequence[TurnSoFar]]) -> list[Suggestion]:
-        from iterppo.lm.generation import sample, seed_sampling
-        from iterppo.lm.rendering import decisions
+        from iterppo.lm.generation import Sampled, sample, seed_sampling
+        from iterppo.lm.rendering import Message, decisions
 
         settings = self._policy.settings
-        states = []
-        for turns in conversations:
-            *_, last = decisions(turns, system_prompt=settings.system_prompt)
+        states: dict[float, list[tuple[int, list[Message]]]] = {}
+        for number, turns in enumerate(conversations):
+            *_, last = decisions(
+                turns, system_prompt=settings.system_prompt, personas=self._prompts
+            )
             fitted = self._policy.renderer.fit(last.state, max_tokens=settings.max_prompt_tokens)
-            states.append(fitted[0] if fitted else None)
+            if fitted:
+                scale = self._scales.get(turns[-1].get("persona"), 1.0)
+                states.setdefault(scale, []).append((number, fitted[0]))
         # Seeded call by call, so that what was generated elsewhere in the process changes nothing.
         seed_sampling(self._seed, call=self._calls)
         self._calls += 1
-        drawn = iter(sample(self._policy, [state for state in states if state is not None]))
+        drawn: dict[int, Sampled] = {}
+        for scale, asked in sorted(states.items()):
+            warm = settings.model_copy(update={"temperature": settings.temperature * scale})
+            policy = replace(self._policy, settings=warm)
+            found = sample(policy, [state for _, state in asked])
+            drawn |= zip((number for number, _ in asked), found, strict=True)
         # A state that does not fit its context is one that the policy cannot see: it abstains.
-        answers = [None if state is None else next(drawn) for state in states]
+        answers = [drawn.get(number) for number in range(len(conversations))]
         return [
             Suggestion(None, None) if a is None else Suggestion(a.text, a.logprob) for a in answers
         ]

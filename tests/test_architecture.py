@@ -17,13 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The table: room -> the rooms that it may import besides itself. A new room is a new line.
 BASE = {"errors", "contracts"}
-LOWER = BASE | {"artifact", "config", "engines", "logs", "pipeline", "progress", "rl"}
+LOWER = BASE | {"artifact", "config", "engines", "logs", "personas", "pipeline", "progress", "rl"}
 MIDDLE = {"environments", "lm", "report", "statistics"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "contracts": {"errors"},
     "artifact": BASE,
-    "config": BASE,
+    "personas": set(),
+    "config": BASE | {"personas"},
     "logs": BASE | {"artifact", "config", "progress"},
     "rl": BASE,
     "progress": {"errors"},

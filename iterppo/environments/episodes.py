@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 from iterppo.environments.protocol import Environment, Observation
 from iterppo.logs.splits import unit_hash
+from iterppo.personas import Persona, persona_at, probability_of
 
 TurnSoFar = dict[str, Any]
 """`customer`, `suggestion`, `adoption`, `sent` of a turn, as in a trajectories row; the last one
-waits for its suggestion (`adoption` is not_shown and `sent` null)."""
+waits for its suggestion (`adoption` is not_shown and `sent` null). In a conversation that is held
+under a persona, `persona` as well: its name."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Suggestion:
 
     text: str | None
     logprob: float | None
-    """log π(a | s), in nats; None where the assistant does not know it."""
+    """log π(a | s), in nats, under the persona if there is one; None where the assistant does not
+    know it."""
 
 
 class Assistant(Protocol):
@@ -41,16 +44,20 @@ class Episode:
     observation: Observation
     turns: list[TurnSoFar] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
+    persona: str | None = None
 
     def waiting(self) -> list[TurnSoFar]:
         """What an assistant is shown."""
-        open_turn = {
+        open_turn: TurnSoFar = {
             "customer": self.observation.customer,
             "suggestion": None,
             "adoption": "not_shown",
             "sent": None,
         }
-        return [*self.turns, open_turn]
+        turns = [*self.turns, open_turn]
+        if self.persona is None:
+            return turns
+        return [{**turn, "persona": self.persona} for turn in turns]
 
     def advance(self, suggestion: Suggestion) -> None:
         """Take a turn, and note what happened on it."""
@@ -90,6 +97,7 @@ def hold_conversations(
     parallel: int,
     max_turns: int,
     seed: int,
+    personas: Sequence[Persona] = (),
 ) -> Iterator[dict[str, Any]]:
     """Yield finished conversations in the neutral log format, in the order of their numbers within
     a batch.
@@ -104,7 +112,9 @@ def hold_conversations(
         number: Of conversations.
         parallel: Held together.
         max_turns: A conversation that is still open then is marked as unfinished.
-        seed: Of the customers.
+        seed: Of the customers and the personas, which are drawn independently.
+        personas: At most one for each conversation. The log tells its name, and the probability
+            with which the conversation got it, or none.
     """
     for start in range(0, number, parallel):
         batch = []
@@ -112,7 +122,9 @@ def hold_conversations(
             environment = factory()
             customer_seed = int(unit_hash(f"{assistant.version}/{index}", seed=seed) * 2**53)
             first = environment.reset(customer_seed)
-            episode = Episode(index, environment, first)
+            uniform = unit_hash(f"{assistant.version}/persona/{index}", seed=seed)
+            persona = persona_at(personas, uniform)
+            episode = Episode(index, environment, first, persona=persona.name if persona else None)
             if first.customer is not None:
                 episode.messages.append({"role": "customer", "content": first.customer})
             batch.append(episode)
@@ -131,4 +143,9 @@ def hold_conversations(
                 "outcome": int(episode.observation.outcome),
                 "unfinished": not episode.observation.done,
                 "policy_version": assistant.version,
+                **(_persona_columns(personas, episode.persona) if personas else {}),
             }
+
+
+def _persona_columns(personas: Sequence[Persona], name: str | None) -> dict[str, Any]:
+    return {"persona": name, "persona_probability": probability_of(personas, name)}

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from operator import attrgetter
 from typing import Any
 
+from iterppo.environments.plain import in_our_form, summary
 from iterppo.environments.protocol import Environment
 from iterppo.errors import UsageError
 
@@ -24,8 +25,9 @@ _BUILT_IN = {
 def load_environment(name: str) -> Callable[[], Environment]:
     """The factory that `name` stands for.
 
-    It is called once here and the result dropped, so that a broken factory is found before
-    anything slow begins; building an environment should be cheap, and work belongs in `reset`.
+    It is called once here, the result reset once and dropped, so that a broken environment is found
+    before anything slow begins. `reset` tells the two forms apart as well: that of our protocol,
+    and the plain one, `reset(seed) -> str` and `step(text) -> (text, outcome, done)`.
 
     Args:
         name: An entry point of the group `iterppo.environments`, or `module:factory`. Modules are
@@ -40,7 +42,7 @@ def load_environment(name: str) -> Callable[[], Environment]:
         environment = factory()
     except Exception as error:
         raise UsageError(
-            f"environment {name!r}: calling {reference}() failed ({_summary(error)}); "
+            f"environment {name!r}: calling {reference}() failed ({summary(error)}); "
             "a factory is called without arguments and returns an environment"
         ) from error
     if not isinstance(environment, Environment):
@@ -48,8 +50,7 @@ def load_environment(name: str) -> Callable[[], Environment]:
             f"environment {name!r}: {reference}() made a {type(environment).__name__}, which "
             "lacks reset or step; give it reset(seed) and step(suggestion)"
         )
-    checked: Callable[[], Environment] = factory
-    return checked
+    return in_our_form(factory, environment, name=name)
 
 
 def _registered(name: str) -> str:
@@ -88,7 +89,7 @@ def _import(reference: str, name: str) -> Any:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise UsageError(
-            f"environment {name!r}: cannot import {module_name} ({_summary(error)}); "
+            f"environment {name!r}: cannot import {module_name} ({summary(error)}); "
             "check its name, and that it is installed or lies in the current folder"
         ) from error
     try:
@@ -99,7 +100,3 @@ def _import(reference: str, name: str) -> Any:
             f"environment {name!r}: module {module_name} has no {attribute}; "
             f"it has: {', '.join(sorted(public)) or 'nothing'}"
         ) from None
-
-
-def _summary(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

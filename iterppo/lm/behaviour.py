@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,12 @@ def behind_the_log(
     """How far the policy that is to be improved is from those that made the log.
 
     Monte Carlo returns are those of the policies that made it. `share_other_policies` is the share
-    of the training turns that another policy made, or nobody knows which; `effective_share` is what
-    is left of such turns, of which probabilities were logged, once each is weighted by
-    π(a|s) / b(a|s): (Σ ρ)² / (n Σ ρ²).
+    of the training turns that another policy made, or nobody knows which; `share_personas` that of
+    turns that were made under a persona, which is another policy too; `effective_share` is what is
+    left of all such turns, of which probabilities were logged, once each is weighted by
+    π(a|s) / b(a|s): (Σ ρ)² / (n Σ ρ²). π is the plain policy, b(a|s) what was logged, under the
+    persona. A persona is drawn before anything is said, so within its conversations the weights are
+    right as they are, whatever its probability.
     """
     train = [c for c in conversations if c.split == "train"]
     rows = [turn.row for c in train for turns in c.turns for turn in turns]
@@ -33,7 +36,16 @@ def behind_the_log(
     found: dict[str, Any] = {
         "policy_version": policy.settings.version,
         "share_other_policies": len(other) / len(rows) if rows else 0.0,
+        "share_personas": sum(_has_persona(row) for row in rows) / len(rows) if rows else 0.0,
     }
+    found["evaluates"] = (
+        "the plain policy"
+        if config.method == "fqe"
+        else "the mixture of personas and plain policy that made the log; "
+        "--set fit-q.method=fqe evaluates the plain policy"
+        if found["share_personas"] > 0
+        else "the policy that made the log"
+    )
     pairs: list[tuple[Any, str]] = []
     logged = []
     for c in train:
@@ -44,7 +56,7 @@ def behind_the_log(
                 break
             if (
                 row["suggestion_logprob"] is not None
-                and row["policy_version"] != policy.settings.version
+                and (row["policy_version"] != policy.settings.version or _has_persona(row))
                 and decision.action is not None
             ):
                 pairs.append((decision.state, decision.action))
@@ -61,3 +73,7 @@ def behind_the_log(
             "theirs. `iterppo actions` and --set fit-q.method=fqe evaluate the policy itself."
         )
     return found
+
+
+def _has_persona(row: Mapping[str, Any]) -> bool:
+    return row["persona"] is not None

@@ -14,8 +14,9 @@ from typing import Any
 
 from iterppo.artifact import Manifest
 from iterppo.errors import ArtifactError
-from iterppo.lm.policy import PolicySettings, load_renderer, model_folder
+from iterppo.lm.policy import SETTINGS, PolicySettings, load_renderer, model_folder
 from iterppo.lm.rendering import Message
+from iterppo.personas import probability_of
 
 CHECK_TIMEOUT_S = 600
 
@@ -23,8 +24,9 @@ CHECK_TIMEOUT_S = 600
 def write_export(
     policy: Path, folder: Path, *, manifest: Manifest, settings: PolicySettings
 ) -> None:
-    """Copy the model folder and write its card."""
+    """Copy the model folder, and write what it is served with: settings and card."""
     shutil.copytree(model_folder(policy), folder, dirs_exist_ok=True)
+    (folder / SETTINGS).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(manifest, settings), encoding="utf-8")
 
 
@@ -91,7 +93,7 @@ token at their word.
     system: {json.dumps(settings.system_prompt, ensure_ascii=False)}
     temperature: {settings.temperature}, top_p: 1, top_k: off
     max_new_tokens: {settings.max_new_tokens}
-
+{_exploration(settings)}
 ## Lineage
 
 | input | kind | content |
@@ -103,3 +105,32 @@ token at their word.
 | policy artifact | `{manifest.digest[:16]}` |
 {metrics}
 """
+
+
+def _exploration(settings: PolicySettings) -> str:
+    """How a server draws personas; empty where it is given none."""
+    if not settings.personas:
+        return ""
+    rows = "\n".join(
+        f"| {_cell(p.name)} | {p.probability:g} | {_cell(p.prompt)} "
+        f"| {settings.temperature * p.temperature_scale:g} |"
+        for p in settings.personas
+    )
+    rest = probability_of(settings.personas, None)
+    return f"""
+## Exploration
+
+Draw once for each conversation, from the table below; with probability {rest:g} the conversation is
+held without a persona. Under a persona, write its prompt on a line of its own below the system
+message above, before anything that is known of the conversation, and sample at its temperature. Log
+the persona's name with every suggestion (`persona`), and the log-probability under it
+(`suggestion_logprob`). The same table stands in `{SETTINGS}`.
+
+| persona | probability | prompt | temperature |
+|---|---|---|---|
+{rows}
+"""
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -3,16 +3,20 @@ log."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from iterppo.artifact import Artifact
 from iterppo.config import InitConfig
+from iterppo.errors import DataError
 from iterppo.lm.cloning import action_loss, clone, examples_of
 from iterppo.lm.rendering import Renderer, decisions
 from iterppo.lm.scratch import build_model, train_tokenizer
+from iterppo.personas import prompts_of
 
 LOSS_EXAMPLES = 200
 """Of each split, on which the action loss is told."""
@@ -31,10 +35,12 @@ class FirstPolicy:
 def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | None:
     """Train π_0; None where the log has no training conversation with an action."""
     torch.manual_seed(config.seed)
-    conversations = [
-        (turns[0]["split"], list(decisions(turns, system_prompt=config.system_prompt)))
-        for turns in trajectories.conversations()
-    ]
+    personas = prompts_of(config.personas)
+    conversations = []
+    for turns in trajectories.conversations():
+        _check_persona(turns[0]["persona"], personas, where=trajectories.path)
+        seen = decisions(turns, system_prompt=config.system_prompt, personas=personas)
+        conversations.append((turns[0]["split"], list(seen)))
     training = [turns for split, turns in conversations if split == "train"]
     # What the model will read, notes and their marks included; every message of a conversation
     # once.
@@ -45,7 +51,9 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
         for text in (turn.state[-1]["content"], turn.action, turn.row["customer_after"])
         if text
     )
-    tokenizer = train_tokenizer([config.system_prompt, *texts], vocab_size=config.vocab_size)
+    tokenizer = train_tokenizer(
+        [config.system_prompt, *personas.values(), *texts], vocab_size=config.vocab_size
+    )
     renderer = Renderer(tokenizer)
     max_tokens = config.max_prompt_tokens + config.max_new_tokens
     examples = {
@@ -100,3 +108,13 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
         "tokens_train": num_tokens,
     }
     return FirstPolicy(model, renderer, counts, metrics)
+
+
+def _check_persona(name: str | None, personas: Mapping[str, str], *, where: Path) -> None:
+    """Were one persona of the log not known, the plain policy would learn what it made others
+    say."""
+    if personas and name is not None and name not in personas:
+        raise DataError(
+            f"{where}: has conversations of the persona {name!r}, which init.personas does not "
+            f"name; it names: {', '.join(personas)}."
+        )

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from iterppo.errors import ArtifactError, UsageError
 from iterppo.lm.rendering import Renderer
+from iterppo.personas import Persona
 from iterppo.progress import loudness
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
@@ -37,6 +38,8 @@ class PolicySettings(BaseModel):
     max_prompt_tokens: int
     max_new_tokens: int
     temperature: float
+    personas: list[Persona] = []
+    """What a server draws from, at most one for each conversation; of an export."""
 
 
 @dataclass

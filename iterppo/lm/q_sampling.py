@@ -25,6 +25,10 @@ class OtherActions(NamedTuple):
     """In tokens."""
     conversation_ids: list[str]
     """Of the states."""
+    customers: list[str]
+    """The customer's last message in each; "" where the business opened."""
+    texts: list[list[str]]
+    """Of each action; "" is ∅."""
 
 
 def other_actions(
@@ -45,23 +49,25 @@ def other_actions(
     states, kept = [], []
     for _, segment, end, c in places:
         seen = list(decisions(c.rows, system_prompt=policy.settings.system_prompt))
-        state = seen[segment.ends[end][0]].state
-        fitted = policy.renderer.fit(state, max_tokens=policy.settings.max_prompt_tokens)
+        turn = seen[segment.ends[end][0]]
+        fitted = policy.renderer.fit(turn.state, max_tokens=policy.settings.max_prompt_tokens)
         if fitted is not None:
             states += [fitted[0]] * config.sampled_actions
-            kept.append((segment, end, c))
+            kept.append((segment, end, c, turn.row["customer"] or ""))
     seed_sampling(config.seed, call=0)
     texts = iter([drawn.text or "" for drawn in sample(policy, states)])
     requests = [
         (segment, [(end, next(texts)) for _ in range(config.sampled_actions)])
-        for segment, end, _ in kept
+        for segment, end, *_ in kept
     ]
-    found = OtherActions([], [], [])
-    for (_, _, c), (_, asked), values in zip(
+    found = OtherActions([], [], [], [], [])
+    for (_, _, c, customer), (_, asked), values in zip(
         kept, requests, branch_values(q, requests), strict=True
     ):
         if not any(math.isnan(value) for value in values):
             found.values.append(values)
             found.lengths.append([float(len(q.renderer.text_ids(text))) for _, text in asked])
             found.conversation_ids.append(c.conversation_id)
+            found.customers.append(customer)
+            found.texts.append([text for _, text in asked])
     return found if found.values else None

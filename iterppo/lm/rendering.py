@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -42,22 +43,32 @@ class Decision:
     """a_i; "" is ∅ (abstained), None: the turn has no action of the assistant."""
 
 
-def decisions(rows: Iterable[Mapping[str, Any]], *, system_prompt: str) -> Iterator[Decision]:
+def decisions(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    system_prompt: str,
+    personas: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Decision]:
     """States and actions of a conversation's turns, in order.
 
-    The system message is the policy's prompt, and below it the facts that the configuration lets
-    the policy know of the conversation. Each c_i is a user message, each a_i an assistant message;
-    what the business really sent, where it differs from a_i, opens the next user message as a
-    marked note. Turns without an action leave no assistant message behind; what follows continues
-    the user message.
+    The system message is the policy's prompt, and below it the persona's where the conversation has
+    one, and the facts that the configuration lets the policy know of the conversation. Each c_i is
+    a user message, each a_i an assistant message; what the business really sent, where it differs
+    from a_i, opens the next user message as a marked note. Turns without an action leave no
+    assistant message behind; what follows continues the user message.
+
+    Args:
+        rows: Of trajectories, or as an assistant sees them.
+        system_prompt: Of the policy.
+        personas: Prompt by name; the first turn's `persona` is the conversation's. Without it, and
+            for a name that it lacks, the state is what the plain policy sees: that is how Q,
+            prompts and the policy's own actions are made, whatever persona made the log.
     """
     messages: list[Message] = []
     note: str | None = None
     for row in rows:
         if not messages:
-            facts = row.get("facts")
-            content = f"{system_prompt.strip()}\n\n{facts}" if facts else system_prompt.strip()
-            messages = [{"role": "system", "content": content}]
+            messages = [{"role": "system", "content": _system(row, system_prompt, personas)}]
         content = _user_content(row["customer"], note)
         if messages[-1]["role"] == "user":
             joined = f"{messages[-1]['content']}\n{content}".strip()
@@ -71,6 +82,13 @@ def decisions(rows: Iterable[Mapping[str, Any]], *, system_prompt: str) -> Itera
         if action is not None:
             messages = [*messages, {"role": "assistant", "content": action}]
         note = _note(row, action)
+
+
+def _system(row: Mapping[str, Any], system_prompt: str, personas: Mapping[str, str]) -> str:
+    persona = personas.get(row.get("persona") or "", "")
+    prompt = f"{system_prompt.strip()}\n{persona.strip()}".strip()
+    facts = row.get("facts")
+    return f"{prompt}\n\n{facts}" if facts else prompt
 
 
 def closing_content(last: Decision) -> str:

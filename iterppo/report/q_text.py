@@ -50,7 +50,12 @@ def q_text(folder: Path) -> list[str]:
         f"{heldout['discrimination_matched_by']}"
     )
     lines += _curve(heldout.get("calibration_curve") or [])
+    lines += _coverage(metrics.get("coverage"))
     behaviour = metrics.get("behaviour") or {}
+    if behaviour.get("share_personas"):
+        share = f"{behaviour['share_personas']:.0%}"
+        lines.append(f"  {share} of the training turns under a persona: Q is that of")
+        lines.append(f"    {behaviour['evaluates']}")
     if behaviour.get("advice"):
         share = f"{behaviour['share_other_policies']:.0%}"
         lines.append(f"  {share} of the training turns: {behaviour['advice']}")
@@ -68,6 +73,18 @@ def _curve(bins: list[Mapping[str, Any]]) -> list[str]:
             f"{one['num_turns']}"
         )
     return lines
+
+
+def _coverage(found: Mapping[str, Any] | None) -> list[str]:
+    if not found or found["support"] is None:
+        return []
+    interval = f"[{_number(found['support_low'])}, {_number(found['support_high'])}]"
+    return [
+        f"  coverage: {found['support']:.0%} {interval} of {found['num_actions']} sampled actions "
+        "have support,",
+        "    a training turn whose customer's last message and action are within an edit distance "
+        f"of 0.5; {found['support_in_any_state']:.0%} whatever the customer said",
+    ]
 
 
 def _number(value: float | None) -> str:

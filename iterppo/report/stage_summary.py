@@ -88,11 +88,16 @@ def _actions(counts: Numbers, metrics: Numbers) -> str:
 
 
 def _fit_q(counts: Numbers, metrics: Numbers) -> str:
-    return (
+    told = (
         f"{counts.get('turns_scored', 0)} turns scored, verdict {metrics.get('verdict')}; held "
         f"out: AUC {_number(metrics.get('heldout_auc'))}, explained variance "
         f"{_interval(metrics, 'heldout_explained_variance')}"
     )
+    if metrics.get("coverage") is not None:
+        told += f"; the log supports {metrics['coverage']:.0%} of the policy's actions"
+    if metrics.get("evaluates"):
+        told += f"; Q of {metrics['evaluates']}"
+    return told
 
 
 def _prompts(counts: Numbers, metrics: Numbers) -> str:

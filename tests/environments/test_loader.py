@@ -53,7 +53,7 @@ def test_an_entry_point_is_found_by_its_name(plugins: list[EntryPoint]) -> None:
 def test_a_module_of_the_current_folder_is_found(folder: Path) -> None:
     (folder / "twenty_lines.py").write_text(
         "class Echo:\n"
-        "    def reset(self, seed): ...\n"
+        "    def reset(self, seed): return 'Hello.'\n"
         "    def step(self, suggestion): ...\n"
         "class Factories:\n"
         "    echo = Echo\n"

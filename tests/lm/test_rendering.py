@@ -479,3 +479,27 @@ def test_a_context_can_be_short_enough_to_cut_and_to_refuse(
 
     assert len(shapes[120][0]) > 1, "the test above would not try a cut"
     assert len(shapes[20][1]) == 5, "the test above would not try a refusal"
+
+
+# --- personas ---
+
+
+def test_a_persona_stands_below_the_policys_prompt_and_above_the_facts(row: MakeRow) -> None:
+    turn = {**row("Hello!", "Which room?"), "persona": "bold", "facts": "city: Rome"}
+    personas = {"bold": " Be bold. ", "shy": "Be shy."}
+    [seen] = decisions([turn], system_prompt="Suggest.", personas=personas)
+    [plain] = decisions([turn], system_prompt="Suggest.")
+
+    assert seen.state[0]["content"] == "Suggest.\nBe bold.\n\ncity: Rome"
+    assert plain.state[0]["content"] == "Suggest.\n\ncity: Rome"
+    assert seen.state[1:] == plain.state[1:]
+
+
+@pytest.mark.parametrize("name", [None, "unheard of", "empty"])
+def test_without_a_persona_that_has_a_prompt_the_state_is_the_plain_policys(
+    name: str | None, row: MakeRow
+) -> None:
+    turn = {**row("Hello!"), "persona": name}
+    [seen] = decisions([turn], system_prompt="Suggest.", personas={"bold": "x", "empty": ""})
+
+    assert seen.state[0]["content"] == "Suggest."
