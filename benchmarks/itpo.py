@@ -1,7 +1,7 @@
 """ITPO's claims, where the truth is known.
 
     python -m benchmarks.itpo [--quick] [--seeds N] [--environments NAME …] [--estimators NAME …]
-                              [--methods NAME …] [--runs DIR] [--out DIR]
+                              [--methods NAME …] [--set NAME=VALUE …] [--runs DIR] [--out DIR]
 
 Two parts, in the environments `tutor` and `shop`, with small models from scratch.
 
@@ -17,6 +17,7 @@ step. Methods: `benchmarks.itpo_credit.METHODS`.
 
 Every run is a file under `--runs`, named by its settings, seed and method: a killed benchmark goes
 on where it was. `--out` gets itpo.json (claims[name] = {holds, value, interval}) and itpo.png.
+--set changes a number of `benchmarks.itpo_settings`; `--estimators` without a name: study alone.
 --quick: one seed, the tutor only, few updates; it does not replace a full result, but writes
 itpo_quick.json beside it. The last line printed is a JSON object.
 """
@@ -27,8 +28,8 @@ import argparse
 import functools
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,7 +57,7 @@ def main() -> None:
     options = _options()
     prepare_libraries()
     torch.set_num_threads(1)
-    settings = QUICK if options.quick else Settings()
+    settings = changed(QUICK if options.quick else Settings(), options.set)
     seeds = options.seeds or (1 if options.quick else 5)
     environments = options.environments or (["tutor"] if options.quick else list(WORLDS))
     folder = Path(options.runs) / settings.digest()
@@ -97,9 +98,25 @@ def main() -> None:
     )
     for name, claim in result["claims"].items():
         low, high = claim["interval"]
-        verdict = "holds" if claim["holds"] else "not shown"
+        verdict = "holds" if claim["holds"] else "opposite" if claim["opposite"] else "not shown"
         print(f"{verdict:9}  {name}: {claim['value']:.3f} [{low:.3f}, {high:.3f}]")
     print(json.dumps({name: result[name] for name in ("quick", "seeds", "claims", "success")}))
+
+
+def changed(settings: Settings, pairs: Sequence[str]) -> Settings:
+    """Settings with some of them given anew, as `name=value`.
+
+    >>> changed(Settings(), ["beta=0.5", "updates=3"]).updates
+    3
+    """
+    kinds = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
+    given = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in kinds:
+            raise SystemExit(f"--set {pair}: no setting of this name; known: {', '.join(kinds)}")
+        given[name] = kinds[name](value)
+    return replace(settings, **given)
 
 
 def once(file: Path, run: Callable[[], Any]) -> Any:
@@ -211,8 +228,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one seed, tutor only, few updates")
     parser.add_argument("--seeds", type=int, help="number of seeds (5; quick: 1)")
     parser.add_argument("--environments", nargs="+", choices=list(WORLDS))
-    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS))
+    parser.add_argument("--estimators", nargs="*", choices=ESTIMATORS, default=list(ESTIMATORS))
     parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings")
     parser.add_argument("--runs", default="runs/benchmarks/itpo", help="where runs are kept")
     parser.add_argument("--out", default=str(RESULTS), help="where the result is written")
     return parser.parse_args()

@@ -1,7 +1,8 @@
 """What the runs of `benchmarks.itpo` say about ITPO's claims: claims[name] = {holds, value,
 interval, …}.
 
-A claim of a difference holds where its 95 % interval is on the claimed side of nothing.
+A claim of a difference holds where its 95 % interval is on the claimed side of nothing; `opposite`
+says that the interval is on the other side, and the contrary was seen.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def study_claims(environment: str, studies: Sequence[Mapping[str, Any]]) -> Clai
         "the scale of plain sums drifts": _claim(
             of("growth"), "spread of Σ_k R_k^imp, last / first checkpoint", above=DRIFT
         ),
-        "PRIME's batch scale stops the drift": _claim(
+        "the scale is steady under PRIME's batch normalisation": _claim(
             of("growth_batch"),
             "the same after division by the batch's scale",
             holds=lambda low, high: low > 1 / DRIFT and high < DRIFT,
@@ -119,6 +120,7 @@ def _claim(
     value, (low, high) = over_seeds(estimates)
     return {
         "holds": bool(holds(low, high) if holds else low > above),
+        "opposite": holds is None and high < 0,
         "value": float(f"{value:.4g}"),
         "interval": [float(f"{low:.4g}"), float(f"{high:.4g}")],
         "of": what,

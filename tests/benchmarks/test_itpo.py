@@ -12,10 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.itpo import once, summed_up
+from benchmarks.itpo import changed, once, summed_up
 from benchmarks.itpo_claims import late_success, learning_claims
 from benchmarks.itpo_credit import METHODS, Credit, credit, group_advantages, token_rewards
-from benchmarks.itpo_dialogues import Counts, counts_of, hold_by_model, read_tokens
+from benchmarks.itpo_dialogues import (
+    Counts,
+    Dialogue,
+    counts_of,
+    hold_by_model,
+    hold_by_script,
+    read_tokens,
+)
 from benchmarks.itpo_models import ImplicitModel, ValueModel
 from benchmarks.itpo_online import improve
 from benchmarks.itpo_settings import Settings
@@ -30,7 +37,7 @@ from benchmarks.itpo_statistics import (
     units_of,
 )
 from benchmarks.itpo_study import study, summary
-from benchmarks.itpo_worlds import WORLDS, first_policy
+from benchmarks.itpo_worlds import SCRIPT, WORLDS, first_policy
 from iterppo.environments.protocol import Observation
 from iterppo.environments.tutor import Tutor
 from iterppo.lm.likelihood import action_logprobs
@@ -234,6 +241,22 @@ def test_one_pass_reads_what_each_turn_by_itself_has(first: Policy) -> None:
     assert dialogues[0].turns[0]["customer"] == dialogues[1].turns[0]["customer"]
 
 
+@pytest.mark.parametrize(("world", "number"), [("tutor", 150), ("shop", 40)])
+def test_exact_advantages_of_the_script_are_nothing_on_average(world: str, number: int) -> None:
+    place = WORLDS[world]
+    held = hold_by_script(place.factory, SCRIPT, number=number, max_turns=place.max_turns, seed=1)
+    dialogues = [
+        Dialogue([], [], [], [], [], float(outcome), list(turns)) for turns, outcome in held
+    ]
+
+    advantage_K = place.advantages(dialogues)
+
+    error = advantage_K.std() / math.sqrt(len(advantage_K))
+    assert len(advantage_K) == sum(len(turns) for turns, _ in held)
+    assert np.ptp(advantage_K) > 0.2
+    assert abs(advantage_K.mean()) < 4 * error
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_untrained_credit_is_no_credit_and_the_outcome_is_shared_out(
     first: Policy, method: str
@@ -268,6 +291,15 @@ def test_models_learn_which_conversations_end_well(first: Policy) -> None:
         losses = [model.update(dialogues) for _ in range(15)]
         assert losses[0] == pytest.approx(math.log(2), abs=1e-3)
         assert losses[-1] < 0.9 * losses[0]
+
+
+def test_settings_are_changed_by_name() -> None:
+    found = changed(MICRO, ["beta=0.5", "updates=3"])
+
+    assert found == dataclasses.replace(MICRO, beta=0.5, updates=3)
+    assert found.digest() != MICRO.digest()
+    with pytest.raises(SystemExit, match="--set bta=1: no setting of this name"):
+        changed(MICRO, ["bta=1"])
 
 
 # --- the whole ---
