@@ -13,7 +13,7 @@ from iterppo.artifact import ArtifactWriter, open_artifact, read_manifest
 from iterppo.cli import app
 from iterppo.config import CreditConfig, StageConfig
 from iterppo.errors import DataError, UsageError
-from iterppo.lm import q_log
+from iterppo.lm import implicit_model, q_log
 from iterppo.lm.implicit_model import SETTINGS as MODEL_SETTINGS
 from iterppo.lm.implicit_model import all_token_logprobs, said_of
 from iterppo.lm.policy import load_model, load_policy, load_renderer
@@ -149,8 +149,19 @@ def test_nothing_is_lost_and_the_manifest_says_what_it_is_worth(shop: Path) -> N
     assert metrics["heldout"]["num_conversations"] + metrics["train"]["num_conversations"] == ended
 
 
-def test_the_model_lies_beside_the_rows_and_pays_the_same_again(shop: Path) -> None:
-    folder = shop / "credit" / "model"
+def test_the_model_lies_beside_the_rows_and_pays_the_same_again(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that the last epoch is kept, whatever it is worth.
+    monkeypatch.setattr(implicit_model, "VALIDATION_SHARE", 0.0)
+    credit.run(
+        CreditConfig(max_steps=3, max_tokens=200, bootstrap_samples=0),
+        trajectories=shop / "trajectories",
+        policy=shop / "init",
+        out=tmp_path / "c",
+    )
+
+    folder = tmp_path / "c" / "model"
     settings = json.loads((folder / MODEL_SETTINGS).read_text(encoding="utf-8"))
     policy = load_policy(shop / "init")
     log = [c for c in conversations(shop / "trajectories", "trajectories") if not c[-1]["censored"]]
@@ -169,7 +180,7 @@ def test_the_model_lies_beside_the_rows_and_pays_the_same_again(shop: Path) -> N
     )
     told = {
         (row["conversation_id"], row["turn"]): row["implicit_reward"]
-        for row in rows(shop / "credit", "credit")
+        for row in rows(tmp_path / "c", "credit")
     }
 
     assert list(folder.glob("*.safetensors"))

@@ -197,10 +197,15 @@ def _ingest_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
 
 
 def _credit_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
-    if not (metrics.get("heldout_bce_gain_low") or 0) > 0:
+    if not (metrics.get("heldout_kendall_tau_low") or 0) > 0:
         return (
-            "it was not shown to predict held-out outcomes better than their mean does, so its "
-            "shares may be no better than equal ones. Collect more, or raise credit.epochs."
+            "it was not shown to rank held-out conversations by their outcomes, so its shares may "
+            "be no better than equal ones. Collect more."
+        )
+    if (metrics.get("heldout_bce_gain") or 0) < 0:
+        return (
+            "it ranks held-out conversations, and is surer of their outcomes than it may be. Lower "
+            "credit.learning_rate."
         )
     return None
 

@@ -39,6 +39,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "credit": {
         **{"heldout_bce_gain": 0.125, "heldout_bce_gain_low": 0.0625},
         **{"heldout_bce_gain_high": 0.1875, "heldout_kendall_tau": 0.5},
+        **{"heldout_kendall_tau_low": 0.25, "heldout_kendall_tau_high": 0.75},
     },
     "returns": {
         **{"mean_return_weighted": 0.5, "mean_return_weighted_low": 0.25},
@@ -68,7 +69,7 @@ TOLD = {
     "init": "policy-0, 770944 parameters; loss of held-out suggestions 0.500 nats per token "
     "(training 0.250)",
     "credit": "290 turns scored, 10 censored; held out: 0.125 [0.062, 0.188] nats better than the "
-    "mean outcome, Kendall's τ 0.500",
+    "mean outcome, Kendall's τ 0.500 [0.250, 0.750]",
     "returns": "290 turns with a return, 10 censored; mean return 0.500 [0.250, 0.750]",
     "actions": "300 states, 0 too long for policy-0",
     "fit-q": "300 turns scored, verdict usable; held out: AUC 0.750, explained variance 0.125",
@@ -149,8 +150,9 @@ def test_a_stage_that_nobody_has_written_a_sentence_for_tells_its_numbers() -> N
         ("ingest", {"rejects": 3}, {}, "3 lines were not taken"),
         ("ingest", {"conversations_censored": 51}, {}, "most conversations were still open"),
         ("ingest", {"conversations_heldout": 19}, {}, "only 19 held-out conversations"),
-        ("credit", {}, {"heldout_bce_gain_low": -0.1}, "it was not shown to predict held-out"),
-        ("credit", {}, {"heldout_bce_gain_low": None}, "it was not shown to predict held-out"),
+        ("credit", {}, {"heldout_kendall_tau_low": -0.1}, "it was not shown to rank held-out"),
+        ("credit", {}, {"heldout_kendall_tau_low": None}, "it was not shown to rank held-out"),
+        ("credit", {}, {"heldout_bce_gain": -0.1}, "it ranks held-out conversations, and is surer"),
         ("returns", {"turns_with_return": 0}, {}, "no return is known"),
         ("returns", {"turns_capped": 5}, {}, "the weight of 5 turns was cut"),
         ("returns", {}, {"weight_max": 12.0}, "a weight of 12.000"),
