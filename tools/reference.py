@@ -40,9 +40,9 @@ def stage_page(stage: Stage) -> str:
         stage.help,
         "## Reads and writes",
         _table(
-            ("", "kind", "place in a round"),
-            [("reads", slot.kind + _maybe(slot), _place(slot)) for slot in stage.reads]
-            + [("writes", slot.kind, _place(slot)) for slot in stage.writes],
+            ("", "kind", "place in a round", "option"),
+            [("reads", slot.kind + _maybe(slot), *_where(slot, stage)) for slot in stage.reads]
+            + [("writes", slot.kind, *_where(slot, stage)) for slot in stage.writes],
         ),
         f"`{_call(stage)}` finds and names them all. Explicit paths win.",
         "## Command",
@@ -121,10 +121,14 @@ def _maybe(slot: Slot) -> str:
     return " (optional)" if slot.optional else ""
 
 
-def _place(slot: Slot) -> str:
+def _where(slot: Slot, stage: Stage) -> tuple[str, str]:
+    """The slot's place in a round, and the option that names another."""
+    options = {each.name: each.opts[0] for each in commands()[stage.name].params}
+    option = options.get(slot.name.replace("-", "_"), "")
+    named = f"`{option}`" if option.startswith("--") else ""
     if slot.place == BEHAVIOUR:
-        return "the previous round's `policy`; `init` in a first round"
-    return f"`{slot.place}`"
+        return "the previous round's `policy`; `init` in a first round", named
+    return f"`{slot.place}`", named
 
 
 def _options(command: Any) -> str:

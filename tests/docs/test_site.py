@@ -42,6 +42,18 @@ def test_the_page_of_a_stage_has_its_options_settings_and_columns(stage: referen
         assert " ".join((field.description or name).split()).replace("|", "\\|") in page
 
 
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+def test_the_page_of_a_stage_says_which_option_names_each_input_and_output(
+    stage: reference.Stage,
+) -> None:
+    table = re.findall(
+        r"^\| (?:reads|writes) .*\| (`--[\w-]+`)? \|$", reference.stage_page(stage), re.M
+    )
+
+    assert len(table) == len(stage.reads) + len(stage.writes)
+    assert all(table)
+
+
 def test_the_page_of_settings_says_what_a_setting_takes() -> None:
     page = reference.stage_page(STAGES["ppo"])
 
