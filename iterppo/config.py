@@ -278,7 +278,7 @@ class CreditConfig(StageConfig):
     """Upper limit of the optimiser steps."""
     tokens_per_batch: Count = 2048
     """Tokens of an optimiser step."""
-    learning_rate: Positive = 3e-4
+    learning_rate: Positive = 1e-4
     """Peak learning rate; linear warm-up over 5 % of the steps, cosine decay to zero."""
     weight_decay: NonNegative = 0.0
     """AdamW weight decay: towards zero, and so away from π_ref."""
