@@ -19,7 +19,7 @@ from iterppo.engines import EngineName
 from iterppo.errors import ArtifactError, GateError, IterPPOError, UsageError
 from iterppo.launch import Processes, has_gpu, is_told_elsewhere, leave_error
 from iterppo.pipeline import STAGES
-from iterppo.progress import loudness, set_loudness
+from iterppo.progress import end_bars, loudness, set_loudness
 
 if TYPE_CHECKING:
     from iterppo.artifact import Manifest
@@ -847,3 +847,5 @@ def main() -> None:
             err=True,
         )
         raise SystemExit(INTERRUPTED) from None
+    finally:
+        end_bars()

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,7 +26,7 @@ _LONGEST_PAUSE_S = 300.0
 _REFRESH_PER_S = 4.0
 
 _loudness: Loudness = "normal"
-_bars: list[Progress] = []  # the display on the terminal, while there is one
+_display: Progress | None = None  # on the terminal, while there is a bar in it
 
 
 def set_loudness(loudness: Loudness) -> None:
@@ -92,18 +92,15 @@ def progress(
     items: Iterable[Item], what: str, *, total: int | None = None, unit: str = ""
 ) -> Iterator[Item]:
     """Pass items through and show how many went by, and how long the rest will take."""
-    if _loudness == "quiet" or os.environ.get("RANK", "0") != "0":  # of several one tells
+    if _is_silent():
         yield from items
         return
     with timed(what):
-        if _is_terminal():
-            yield from _with_bar(items, what, total, unit)
-        else:
+        bar = open_bar(what, total=total, unit=unit)
+        if bar is None:
             yield from _with_lines(items, what, total, unit)
-
-
-def _is_terminal() -> bool:
-    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        else:
+            yield from _with_bar(items, bar)
 
 
 def _with_lines(items: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:
@@ -131,21 +128,63 @@ def _line(what: str, number: int, total: int | None, unit: str, elapsed_s: float
     )
 
 
-def _with_bar(items: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:
-    """A bar; beside another one where one is shown already."""
-    with contextlib.ExitStack() as stack:
-        if not _bars:
-            _bars.append(stack.enter_context(_display()))
-            stack.callback(_bars.clear)
-        shown = _bars[0]
-        task = shown.add_task(what, total=total, unit=unit)
-        stack.callback(shown.remove_task, task)
+def _with_bar(items: Iterable[Item], bar: Bar) -> Iterator[Item]:
+    try:
         for item in items:
             yield item
-            shown.advance(task)
+            bar.advance()
+    finally:
+        bar.close()
 
 
-def _display() -> Any:
+class Bar:
+    """A bar on the terminal, below those that are there already."""
+
+    def __init__(self, what: str, *, total: int | None, unit: str) -> None:
+        global _display
+        if _display is None:
+            _display = _new_display()
+            _display.start()
+        self._what = what
+        self._display = _display
+        self._task = _display.add_task(what, total=total, unit=unit)
+
+    def advance(self, number: int = 1, *, note: str = "") -> None:
+        """So much further; `note` stands behind what is done."""
+        told = f"{self._what} ({note})" if note else self._what
+        self._display.update(self._task, advance=number, description=told)
+
+    def close(self) -> None:
+        """Take it away."""
+        if self._task in self._display.task_ids:
+            self._display.remove_task(self._task)
+        if not self._display.task_ids:
+            end_bars()
+
+
+def open_bar(what: str, *, total: int | None, unit: str) -> Bar | None:
+    """A bar for work that is no loop of ours; None where lines are to be said instead, or
+    nothing."""
+    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    if not is_terminal or _is_silent():
+        return None
+    return Bar(what, total=total, unit=unit)
+
+
+def end_bars() -> None:
+    """Leave the terminal as it was, whatever ended the work."""
+    global _display
+    if _display is not None:
+        _display.stop()
+        _display = None
+
+
+def _is_silent() -> bool:
+    """Of several processes that work together one tells."""
+    return _loudness == "quiet" or os.environ.get("RANK", "0") != "0"
+
+
+def _new_display() -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

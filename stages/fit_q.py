@@ -126,7 +126,7 @@ def run(
             return None
         _count(writer, conversations)
         segments = [segment for c in conversations for segment in c.segments]
-        estimates = iter(q.estimates(segments))
+        estimates = iter(q.estimates(segments, what="fit-q: scoring"))
         scored = [[next(estimates) for _ in c.segments] for c in conversations]
         writer.write(_rows(conversations, scored))
         others = other_actions(q, loaded, conversations, config)

@@ -11,7 +11,7 @@ import pytest
 
 from iterppo import progress as module
 from iterppo.pipeline import STAGES
-from iterppo.progress import loudness, progress, say, set_loudness, timed, warn
+from iterppo.progress import end_bars, loudness, open_bar, progress, say, set_loudness, timed, warn
 from tests.small_round import write_log
 
 Command = Callable[..., Any]
@@ -135,7 +135,7 @@ def test_work_within_work_has_a_bar_of_its_own(terminal: Terminal) -> None:
             assert list(progress(range(2), "inner", total=2)) == [0, 1]
 
     assert "outer" in terminal.getvalue()
-    assert module._bars == []
+    assert module._display is None
 
 
 def test_work_that_ends_in_an_error_leaves_no_bar(terminal: Terminal) -> None:
@@ -146,7 +146,25 @@ def test_work_that_ends_in_an_error_leaves_no_bar(terminal: Terminal) -> None:
     with terminal, pytest.raises(ValueError, match="no more"):
         list(progress(fails(), "fit-q", total=2))
 
-    assert module._bars == []
+    assert module._display is None
+
+
+def test_work_that_is_no_loop_has_a_bar_with_a_note_and_a_terminal_that_is_left_clean(
+    terminal: Terminal,
+) -> None:
+    with terminal:
+        bar = open_bar("ppo", total=4, unit="updates")
+        assert bar is not None
+        bar.advance(note="Q 0.250")
+        end_bars()  # as the command does, whatever ended the training
+        bar.close()
+
+    assert "ppo (Q 0.250)" in terminal.getvalue()
+    assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1
+
+
+def test_there_is_no_bar_in_a_pipe() -> None:
+    assert open_bar("ppo", total=4, unit="updates") is None
 
 
 def test_a_dumb_terminal_gets_lines(

@@ -30,6 +30,7 @@ from iterppo.lm.policy import load_tokenizer
 from iterppo.lm.read_positions import last_layer_at
 from iterppo.lm.rendering import Message, Renderer, Segment
 from iterppo.lm.training import right_pad, token_batches
+from iterppo.progress import progress
 
 SETTINGS = "iterppo_q.json"
 HEADS = "iterppo_q_heads.safetensors"
@@ -234,13 +235,16 @@ class QFunction:
 
     @torch.no_grad()
     def estimates(
-        self, segments: Sequence[Segment], *, tokens_per_batch: int = 8192
+        self, segments: Sequence[Segment], *, tokens_per_batch: int = 8192, what: str = ""
     ) -> list[list[Estimate]]:
-        """What is thought of the pair at each end of each segment."""
+        """What is thought of the pair at each end of each segment; `what` names it where somebody
+        waits for it."""
         self.model.eval()
         found: list[list[Estimate]] = [[] for _ in segments]
         lengths = [len(segment.ids) for segment in segments]
-        for batch in token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=None):
+        batches = token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=None)
+        shown = progress(batches, what, total=len(batches), unit="batches") if what else batches
+        for batch in shown:
             flat = iter(self._estimates(self.outputs([segments[index] for index in batch])))
             for index in batch:
                 found[index] = [next(flat) for _ in segments[index].ends]

@@ -13,7 +13,7 @@ from trl import GRPOConfig
 
 from iterppo.config import PPOConfig
 from iterppo.lm.policy import Policy
-from iterppo.progress import duration, pause_s, say
+from iterppo.progress import Bar, duration, open_bar, pause_s, say
 
 
 def trainer_arguments(
@@ -126,24 +126,35 @@ def _check_vllm() -> None:
 
 
 class Report(TrainerCallback):
-    """A line now and then on standard error."""
+    """On a terminal a bar; elsewhere a line now and then on standard error."""
 
     def __init__(self, config: PPOConfig) -> None:
         self._per_update = config.epochs * config.minibatches
         self._updates = config.updates
         self._said = self._begun_s = 0.0
-        self._begun_at = 0
+        self._begun_at = self._shown = 0
+        self._bar: Bar | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._begun_s, self._begun_at = time.monotonic(), state.global_step
+        self._shown = self._begun_at // self._per_update
+        self._bar = open_bar("ppo", total=self._updates - self._shown, unit="updates")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        now = time.monotonic()
-        if logs and "q" in logs and now - self._said > pause_s(now - self._begun_s):
+        if not logs or "q" not in logs:
+            return
+        done, now = state.global_step // self._per_update, time.monotonic()
+        known = {"Q": "q", "KL": "kl_per_completion", "entropy": "entropy"}
+        told = ", ".join(f"{n} {logs[key]:.3f}" for n, key in known.items() if key in logs)
+        if self._bar is not None:
+            self._bar.advance(done - self._shown, note=told)
+            self._shown = done
+        elif now - self._said > pause_s(now - self._begun_s):
             self._said = now
-            done = state.global_step // self._per_update
             first = self._begun_at // self._per_update
-            left_s = (self._updates - done) * (self._said - self._begun_s) / max(1, done - first)
-            known = {"Q": "q", "KL": "kl_per_completion", "entropy": "entropy"}
-            told = ", ".join(f"{n} {logs[key]:.3f}" for n, key in known.items() if key in logs)
+            left_s = (self._updates - done) * (now - self._begun_s) / max(1, done - first)
             say(f"ppo: update {done} of {self._updates}, {told}; {duration(left_s)} left")
