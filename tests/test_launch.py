@@ -3,12 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from iterppo import execution, progress
 from iterppo import launch as launching
 from iterppo.errors import DataError, ProcessError, UsageError
 from iterppo.launch import Processes, is_launched, is_told_elsewhere, launch, leave_error
+from iterppo.pipeline import STAGES
 
 RANK_0 = {"RANK": "0", "WORLD_SIZE": "2"}
 
@@ -138,3 +141,16 @@ def test_an_error_is_left_only_by_a_process_that_was_started(
     left = launching._left_behind(tmp_path)
     assert (type(left), str(left)) == (UsageError, str(error))
     assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
+
+
+@pytest.mark.parametrize(("loudness", "told"), [("quiet", ["--quiet"]), ("normal", [])])
+def test_processes_say_as_much_as_the_command_that_started_them(
+    loudness: Any, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_loudness", loudness)
+    stage = STAGES["returns"]
+    places = {"trajectories": Path("t"), "credit": None, "out": Path("r")}
+
+    command = execution._command(stage, places, None, [], Processes(nproc=2))
+
+    assert command == ["returns", "--trajectories", "t", "--out", "r", *told, "--force"]

@@ -38,11 +38,13 @@ class ColumnStatistics:
         self.nulls += column.null_count
         present = column.drop_null()
         if self.has_distinct and len(self._seen) <= DISTINCT_UP_TO:
-            self._seen.update(map(hash, pc.unique(present).to_pylist()))
+            is_time = pa.types.is_timestamp(self._type)  # whose year Python may have no date for
+            values = present.cast(pa.int64()) if is_time else present
+            self._seen.update(map(hash, pc.unique(values).to_pylist()))
         numbers = self._measure(present)
         if numbers is None:
             return
-        numbers = numbers.cast(pa.float64())
+        numbers = numbers.cast(pa.float64(), safe=False)  # an id of 19 digits may be rounded
         numbers = numbers.filter(pc.is_finite(numbers))
         if not len(numbers):
             return
@@ -95,7 +97,10 @@ class ColumnStatistics:
 
     def _shown(self, value: float) -> Any:
         if pa.types.is_timestamp(self._type):
-            return (_EPOCH + timedelta(microseconds=value)).isoformat()
+            try:
+                return (_EPOCH + timedelta(microseconds=value)).isoformat()
+            except OverflowError:  # a year that Python has no date for
+                return f"{value / 1e6:g} s since 1970"
         is_whole = pa.types.is_integer(self._type) or self.measure == "length"
         return int(value) if is_whole and value == int(value) else value
 

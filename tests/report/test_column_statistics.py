@@ -88,6 +88,27 @@ def test_every_type_has_its_measure(
     assert {key: found.get(key) for key in expected} == expected
 
 
+def test_values_beyond_what_python_or_a_float_can_hold_do_not_end_the_look() -> None:
+    ids = told([2**63 - 1, 2**63 - 2], pa.int64())
+    times = told([2**62], pa.timestamp("us"))
+
+    assert (ids["distinct"], ids["max"]) == (2, 2**63)  # the nearest float
+    assert times["max"] == "4.61169e+12 s since 1970"
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [pa.binary(), pa.date32(), pa.decimal128(5), pa.null(), pa.struct({"a": pa.int8()})],
+    ids=str,
+)
+def test_a_type_without_a_measure_has_its_nulls_counted(type_: pa.DataType) -> None:
+    found = told([None, None], type_)
+
+    assert (found["rows"], found["nulls"]) == (2, 2)
+    assert "min" not in found
+    assert statistics_text(found).startswith("2 null")
+
+
 def test_distinct_values_are_counted_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(column_statistics, "DISTINCT_UP_TO", 5)
 

@@ -138,6 +138,7 @@ def test_the_rows_of_every_kind_are_shown(kind: str, command: Command) -> None:
         "rejects": "logs/ü.jsonl, line 1: messages.1.role",
         "credit": "  normalised_reward: 0.25",
         "returns": "  return: 0.99",
+        "evaluation": "row 0\n  method: ",
         "actions": "action     Which room?\n               🙂",
         "q": "  q: 0.625",
         "prompts": "prompt shop/1/1 (train, 31 tokens, 0 messages cut)\n    system     You suggest",
