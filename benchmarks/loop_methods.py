@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.loop_rounds import Deployed, Settings, made
+from benchmarks.loop_online import online
+from benchmarks.loop_rounds import Deployed, Settings, made, save
 from iterppo.artifact import ArtifactWriter, open_artifact
 from iterppo.config import InitConfig, ReturnsConfig
 from iterppo.lm import policy as policies
@@ -161,15 +162,7 @@ def imitate(
         learning_rate=CLONING_LEARNING_RATE,
         seed=settings.seed,
     )
-    inputs = {"policy": open_artifact(policy).record()}
-    with ArtifactWriter(out, kind="policy", stage="init", config=config, inputs=inputs) as writer:
-        saved = policies.save_policy(
-            writer.folder / policies.MODEL,
-            model=loaded.model,
-            renderer=loaded.renderer,
-            settings=chosen.model_dump(exclude={"version"}),
-        )
-        writer.metrics["policy_version"] = saved.version
+    save(loaded, out, before=policy, config=config)
 
 
 def best_of_n(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
@@ -181,6 +174,8 @@ METHODS: dict[str, Improve] = {
     "ppo": iterative("ppo"),
     "grpo": iterative("grpo"),
     "rloo": iterative("rloo"),
+    "online-ppo": online("ppo"),
+    "online-rloo": online("rloo"),
     "best-of-n": best_of_n,
     "filtered-cloning": cloning(successes_only=True),
     "cloning": cloning(successes_only=False),

@@ -21,7 +21,7 @@ from iterppo.config import StageConfig, load_config
 from iterppo.environments.episodes import Assistant, Suggestion, TurnSoFar, hold_conversations
 from iterppo.environments.loader import load_environment
 from iterppo.lm.generation import sample, seed_sampling
-from iterppo.lm.policy import Policy, load_policy
+from iterppo.lm.policy import MODEL, Policy, load_policy, save_policy
 from iterppo.lm.q_function import QFunction
 from iterppo.lm.rendering import Message, decisions
 from iterppo.logs.sources import LOG_FILE, LogFile
@@ -151,6 +151,19 @@ def _hold(out: Path, deployed: Deployed, settings: Settings, *, seed: int) -> No
             log.write(json.dumps(conversation, ensure_ascii=False) + "\n")
             writer.count("conversations")
             writer.count("outcomes", conversation["outcome"])
+
+
+def save(policy: Policy, out: Path, *, before: Path, config: StageConfig) -> None:
+    """A policy that no stage made, as an artifact."""
+    inputs = {"policy": open_artifact(before).record()}
+    with ArtifactWriter(out, kind="policy", stage="init", config=config, inputs=inputs) as writer:
+        saved = save_policy(
+            writer.folder / MODEL,
+            model=policy.model,
+            renderer=policy.renderer,
+            settings=policy.settings.model_dump(exclude={"version"}),
+        )
+        writer.metrics["policy_version"] = saved.version
 
 
 class PolicyAssistant(Assistant):
