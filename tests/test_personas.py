@@ -116,8 +116,7 @@ def test_what_is_no_file_of_personas_is_refused_in_one_line(
             "export", ExportConfig, settings=[f"export.personas={file}"], sections=sections()
         )
     message = str(raised.value)
-    assert expected.replace("FILE", str(file)) in message
-    assert message.startswith("--set: export.personas: ")
+    assert message == f"--set: export.personas: {expected.replace('FILE', str(file))}."
     assert "\n" not in message
 
 

@@ -35,14 +35,16 @@ class Log:
             yield [{**row, "persona": name, "split": "train"}]
 
 
-def taught(one_row: Callable[..., dict[str, Any]], personas: list[Persona]) -> FirstPolicy:
+def taught(
+    one_row: Callable[..., dict[str, Any]], personas: list[Persona], *, steps: int
+) -> FirstPolicy:
     config = InitConfig(
         hidden_size=32,
         num_layers=1,
         num_heads=2,
         vocab_size=300,
         epochs=150,
-        max_steps=150,
+        max_steps=steps,
         learning_rate=1e-2,
         context_weight=0,
         personas=personas,
@@ -70,7 +72,7 @@ def says(policy: FirstPolicy, name: str | None, personas: list[Persona]) -> dict
 def test_under_a_persona_it_says_what_was_said_under_it_and_without_one_what_was_not(
     row: Callable[..., dict[str, Any]],
 ) -> None:
-    policy = taught(row, PERSONAS)
+    policy = taught(row, PERSONAS, steps=150)
 
     for name, answer in ANSWERS.items():
         found = says(policy, name, PERSONAS)
@@ -79,7 +81,7 @@ def test_under_a_persona_it_says_what_was_said_under_it_and_without_one_what_was
 
 
 def test_untold_of_personas_it_learns_their_mixture(row: Callable[..., dict[str, Any]]) -> None:
-    policy = taught(row, [])
+    policy = taught(row, [], steps=50)
 
     for logprob in says(policy, None, []).values():
         assert logprob == pytest.approx(-1.0986, abs=0.25)  # ln 1/3
@@ -87,4 +89,4 @@ def test_untold_of_personas_it_learns_their_mixture(row: Callable[..., dict[str,
 
 def test_a_persona_that_it_is_not_told_of_stops_it(row: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(DataError, match=r"persona 'shy', which init\.personas does not name"):
-        taught(row, PERSONAS[:1])
+        taught(row, PERSONAS[:1], steps=1)
