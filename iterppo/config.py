@@ -529,14 +529,14 @@ class GuardrailRule(Settings):
 
 
 class LengthRule(GuardrailRule):
-    """Words of a suggestion."""
+    """Longer suggestions are worse, from some words more on."""
 
     margin: NonNegative = 3.0
     """Words."""
 
 
 class QuestionRule(GuardrailRule):
-    """Share of the suggestions that ask something."""
+    """Both more and fewer questions are worse, from a large change on."""
 
     worse: Literal["more", "less", "either"] = "either"
     """Who asks nothing any more is another assistant too."""
@@ -593,6 +593,10 @@ class EvaluateConfig(StageConfig):
     one's probability, and"""
     ratio_high: Positive = 10.0
     """at most so many times."""
+    least_turn_overlap: Share = 0.3
+    """Effective share of the turns, each by itself, below which Q alone gives no number, since
+    nothing shows whether it is right where the new policy goes; a KL of half a nat per suggestion
+    may leave so much. 0: nobody asks."""
     logprob_tolerance: Positive = 0.1
     """Nats by which a recomputed log-probability may miss the logged one."""
     decide_by: Literal["auto", "dr", "wis", "fqe"] = "auto"

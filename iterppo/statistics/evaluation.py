@@ -28,7 +28,13 @@ from iterppo.statistics.off_policy import (
     weighted_importance_sampling,
 )
 from iterppo.statistics.off_policy_log import LoggedConversation, OffPolicyLog, arrays
-from iterppo.statistics.overlap import FEWEST_CONVERSATIONS, Limits, overlap, unsupported
+from iterppo.statistics.overlap import (
+    FEWEST_CONVERSATIONS,
+    Limits,
+    overlap,
+    turn_overlap,
+    unsupported,
+)
 
 MOST_MISSING = 0.01
 """Share of the conversations that may lack a log-probability; they are left out."""
@@ -109,7 +115,7 @@ def estimates(
                 )
             )
     plain = arrays([_without_ratios(each) for each in next(iter(logs.values()))])
-    found.append(_by_q(plain, fitted))
+    found.append(_by_q(_known_ratios(logs), plain, fitted, limits))
     known = int(np.count_nonzero(plain.weight_N))
     behaviour = Estimate("behaviour", None, gamma, UNKNOWN, UNKNOWN, _too_few(known), known)
     if behaviour.supported:
@@ -172,22 +178,49 @@ def _by_ratios(
     return _with(filled, estimate(log, gamma=gamma, seed=seed, samples=samples))
 
 
-def _by_q(log: OffPolicyLog, fitted: FittedQ | None) -> Estimate:
+def _by_q(
+    known: Sequence[LoggedConversation] | None,
+    plain: OffPolicyLog,
+    fitted: FittedQ | None,
+    limits: Limits,
+) -> Estimate:
+    """By Q alone, in whose equation the ratios are a check where they are known."""
+    log = plain if known is None else arrays(known)
     gamma = 1.0 if fitted is None else fitted.gamma
-    known = int(np.isfinite(log.first_NM).all(axis=1).sum()) if log.first_NM.shape[1] else 0
-    empty = Estimate("fqe", None, gamma, UNKNOWN, UNKNOWN, None, known)
+    num = int(np.isfinite(log.first_NM).all(axis=1).sum()) if log.first_NM.shape[1] else 0
+    share = turn_overlap(log)
+    few = _too_few(min(num, int(np.count_nonzero(log.weight_N))))
     if fitted is None:
-        return replace(empty, reason="no Q was fitted for the new policy")
-    if fitted.trouble is not None:
-        return replace(empty, reason=fitted.trouble)
-    if log.first_NM.shape[1] < 2:
-        return replace(
-            empty, reason="Q has one member, so nobody knows how sure it is: fit-q.members of 2+"
+        why: str | None = "no Q was fitted for the new policy"
+    elif fitted.trouble is not None:
+        why = fitted.trouble
+    elif num and log.first_NM.shape[1] < 2:
+        why = "Q has one member, so nobody knows how sure it is: fit-q.members of 2 or more"
+    elif few is not None:
+        why = few
+    elif limits.least_turn_overlap > 0 and known is None:
+        why = "without log-probabilities nothing shows whether Q is right where the new policy goes"
+    elif share < limits.least_turn_overlap:
+        why = (
+            f"effective share of the turns {share:.2g}, below {limits.least_turn_overlap:g}: "
+            "nothing shows whether Q is right where the new policy goes"
         )
-    few = _too_few(min(known, int(np.count_nonzero(log.weight_N))))
-    if few is not None:
-        return replace(empty, reason=few)
-    return _with(empty, fitted_value(log, gamma=gamma).value)
+    else:
+        why = None
+    empty = Estimate("fqe", None, gamma, UNKNOWN, UNKNOWN, why, num)
+    return _with(empty, fitted_value(log, gamma=gamma).value) if why is None else empty
+
+
+def _known_ratios(
+    logs: Mapping[str, Sequence[LoggedConversation]],
+) -> list[LoggedConversation] | None:
+    """The conversations of the first source that lacks hardly any log-probability; None where none
+    does."""
+    for conversations in logs.values():
+        complete = [each for each in conversations if not np.isnan(each.log_ratio).any()]
+        if len(conversations) - len(complete) <= MOST_MISSING * len(conversations):
+            return complete
+    return None
 
 
 def _with(estimate: Estimate, found: OffPolicyValue) -> Estimate:

@@ -7,13 +7,14 @@ met (S), and on which conversations Q̂ was fitted (B). Each member of Q̂'s ens
 bootstrap resample of its conversations, so the spread of the members' values estimates B (Hao et
 al., 2021, "Bootstrapping fitted Q-evaluation"); with M members it has M − 1 degrees of freedom.
 
-What neither part knows is an error that all members share: a model that cannot represent Q. It
-shows where Q̂ breaks its own Bellman equation on conversations that it was not fitted on,
+What neither part knows is an error that all members share: a Q̂ that cannot be right, or was never
+shown where π goes. It shows where Q̂ breaks its own Bellman equation on conversations that it was
+not fitted on, weighted to be those of π,
 
-    Δ = E_b [Σ_t γ^{t−1} (r_{t+1} + γ V̂(s_{t+1}) − Q̂(s_t, a_t))],
+    Δ = Σ_t γ^{t−1} Σ_i w_it (r_{i,t+1} + γ v_{i,t+1} − q_it),
 
-which is 0 for the true Q whatever b is; the interval is widened by the part of |Δ| that is more
-than its own noise.
+which is 0 for the true Q, and is what the doubly robust estimate adds to this one. The interval is
+widened by |Δ|.
 
 Shapes: N conversations, T turns, M members.
 """
@@ -26,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from iterppo.statistics.off_policy import LEVEL, Interval, OffPolicyValue
+from iterppo.statistics.off_policy import LEVEL, Interval, OffPolicyValue, doubly_robust_value
 from iterppo.statistics.off_policy_log import OffPolicyLog
 from iterppo.statistics.resampling import Array
 
@@ -42,7 +43,7 @@ class FittedValue(NamedTuple):
     """V^π by Q̂."""
 
     value: OffPolicyValue
-    bellman: Mean
+    correction: float
     """Δ, in discounted outcomes."""
     num_conversations: int
     """Whose first state has a value."""
@@ -51,14 +52,15 @@ class FittedValue(NamedTuple):
 def fitted_value(log: OffPolicyLog, *, gamma: float) -> FittedValue:
     """V^π by FQE, and its difference to the weighted mean return of the log.
 
-        S = Var_i V̂(s_i1) / N,    B = Var_m V̂_m,    V̂ ± (t_f √(S + B) + max(0, |Δ| − 2 se(Δ))),
+        S = Var_i V̂(s_i1) / N,    B = Var_m V̂_m,    V̂ ± (t_f √(S + B) + |Δ|),
         f = (S + B)² / (S²/(N − 1) + B²/(M − 1))    (Welch & Satterthwaite)
 
     The difference counts the noise of the mean return as if it were independent; both come from
     conversations of one log, and a lucky log raises both, so this is on the safe side.
 
     Args:
-        log: With members' values of first states, at least two, and q and v.
+        log: With members' values of first states, at least two, and q and v. Where ratios are not
+            known they are 0, and Δ is that of the conversations as they were.
         gamma: The discount that Q̂ was fitted with.
 
     Raises:
@@ -72,10 +74,8 @@ def fitted_value(log: OffPolicyLog, *, gamma: float) -> FittedValue:
     of_states = float(first_NM.mean(axis=1).var(ddof=1)) / num
     of_fit = float(first_NM.mean(axis=0).var(ddof=1))
     logged = _mean(log.returns(gamma=gamma), log.weight_N)
-    bellman = _mean(_residuals(log, gamma=gamma), log.weight_N * _scored(log))
-    more = 0.0
-    if math.isfinite(bellman.error):
-        more = max(0.0, abs(bellman.value) - 2 * bellman.error)
+    correction = _correction(log, gamma=gamma)
+    more = abs(correction)
     parts = ((of_states, num - 1.0), (of_fit, members - 1.0))
     own = _half(parts) + more
     both = _half((*parts, (logged.error**2, float(np.count_nonzero(log.weight_N) - 1)))) + more
@@ -85,7 +85,7 @@ def fitted_value(log: OffPolicyLog, *, gamma: float) -> FittedValue:
             Interval(value, value - own, value + own),
             Interval(difference, difference - both, difference + both),
         ),
-        bellman,
+        correction,
         num,
     )
 
@@ -99,19 +99,15 @@ def _half(parts: tuple[tuple[float, float], ...]) -> float:
     return float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(total)
 
 
-def _residuals(log: OffPolicyLog, *, gamma: float) -> Array:
-    """Σ_t γ^{t−1} (r_{t+1} + γ v_{t+1} − q_t) of each conversation. Where a turn has no q and no v,
-    what really followed takes the place of v: 0 for both says so."""
-    next_v_NT = np.hstack([log.v_NT[:, 1:], np.zeros((log.num_conversations, 1))])
-    discount_T = gamma ** np.arange(log.reward_NT.shape[1])
-    found_N: Array = (log.reward_NT + gamma * next_v_NT - log.q_NT) @ discount_T
-    return found_N
-
-
-def _scored(log: OffPolicyLog) -> Array:
-    """Whether Q̂ knows the conversation, from its first state on."""
-    scored_N: Array = np.isfinite(log.first_NM).all(axis=1).astype(float)
-    return scored_N
+def _correction(log: OffPolicyLog, *, gamma: float) -> float:
+    """Δ, over conversations that Q̂ knows from their first state on; 0 where none of them has a
+    known return."""
+    known_N = np.isfinite(log.first_NM).all(axis=1) & (log.weight_N > 0)
+    if not known_N.any():
+        return 0.0
+    own = log.chosen(known_N)
+    first = float(own.weight_N @ own.v_NT[:, 0] / own.weight_N.sum())
+    return doubly_robust_value(own, gamma=gamma) - first
 
 
 def _mean(value_N: Array, weight_N: Array) -> Mean:

@@ -82,6 +82,13 @@ def doubly_robust(
     return _bootstrapped(log, gamma=gamma, seed=seed, samples=samples, with_q=True)
 
 
+def doubly_robust_value(log: OffPolicyLog, *, gamma: float) -> float:
+    """The estimate of `doubly_robust` without its intervals."""
+    rows_NF = _columns(log, gamma=gamma, with_q=True)
+    discount_T = gamma ** np.arange(log.reward_NT.shape[1])
+    return float(_values(rows_NF.sum(axis=0)[None], discount_T)[0, 0])
+
+
 def logged_value(log: OffPolicyLog, *, gamma: float, seed: int, samples: int = SAMPLES) -> Interval:
     """V^b: the weighted mean return, with a BCa interval."""
     rows_N2 = np.stack([log.weight_N * log.returns(gamma=gamma), log.weight_N], axis=1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -55,6 +55,10 @@ class OffPolicyLog:
     def num_conversations(self) -> int:
         """N."""
         return len(self.weight_N)
+
+    def chosen(self, own_N: Array) -> OffPolicyLog:
+        """Some of the conversations."""
+        return OffPolicyLog(*(getattr(self, field.name)[own_N] for field in fields(self)))
 
     def returns(self, *, gamma: float) -> Array:
         """Σ_t γ^{t−1} r_{t+1} of each conversation, (N)."""

@@ -28,6 +28,9 @@ class Limits:
     """Share of all weight that one conversation may have."""
     ratio_range: tuple[float, float]
     """Ratios of a turn that count as overlap."""
+    least_turn_overlap: float
+    """Effective share of the turns below which nobody can tell whether Q̂ is right where π goes; 0:
+    nobody asks."""
 
 
 def limits_of(config: EvaluateConfig) -> Limits:
@@ -36,6 +39,7 @@ def limits_of(config: EvaluateConfig) -> Limits:
         least_effective=config.least_effective,
         most_weight=config.most_weight,
         ratio_range=(config.ratio_low, config.ratio_high),
+        least_turn_overlap=config.least_turn_overlap,
     )
 
 
@@ -56,6 +60,24 @@ class Overlap:
     below 1, π goes where the log does not."""
     mean_ratio_error: float
     """Its standard error."""
+
+
+def turn_overlap(log: OffPolicyLog) -> float:
+    """(Σ ρ)² / (n Σ ρ²) of the n turns with an action, each by itself: what share of them says
+    something of π; 1 where there is none.
+
+    >>> from iterppo.statistics.off_policy_log import LoggedConversation, arrays
+    >>> turn_overlap(arrays([LoggedConversation("a", [0, 0], [math.log(3), math.log(2)])]))
+    0.961538461538
+    """
+    turn_M = log.log_ratio_NT[log.action_NT]
+    if len(turn_M) == 0:
+        return 1.0
+    top = float(turn_M.max())
+    if not math.isfinite(top):
+        return 0.0
+    ratio_M = np.exp(turn_M - top)
+    return round(float(ratio_M.sum() ** 2 / (ratio_M @ ratio_M)) / len(ratio_M), 12)
 
 
 def overlap(log: OffPolicyLog, limits: Limits) -> Overlap:

@@ -11,7 +11,7 @@ from iterppo.statistics.off_policy_log import LoggedConversation
 from iterppo.statistics.overlap import Limits
 
 BY_Q = FittedQ(0.9)
-LIMITS = Limits(least_effective=20, most_weight=0.2, ratio_range=(0.1, 10))
+LIMITS = Limits(least_effective=20, most_weight=0.2, ratio_range=(0.1, 10), least_turn_overlap=0.3)
 
 
 def log(*, num: int = 60, apart: float = 0.1, members: int = 3) -> list[LoggedConversation]:
@@ -78,6 +78,16 @@ def without_q(rows: list[LoggedConversation]) -> list[LoggedConversation]:
             "no conversation that Q was not fitted on",
             id="Q has seen all",
         ),
+        pytest.param(
+            log(apart=2.0), FittedQ(1.0), "fqe", "effective share of the turns", id="too far for Q"
+        ),
+        pytest.param(
+            without_ratio(log(), 5),
+            FittedQ(1.0),
+            "fqe",
+            "without log-probabilities nothing shows",
+            id="nobody can check Q",
+        ),
         pytest.param(log(num=10), FittedQ(1.0), "behaviour", "10 conversations", id="too few"),
     ],
 )
@@ -91,6 +101,24 @@ def test_a_method_without_support_says_so_and_gives_no_number(
     assert math.isnan(found.difference.low)
 
 
+def test_without_a_limit_q_answers_where_nobody_can_check_it() -> None:
+    (found,) = (
+        each
+        for each in estimates(
+            {"logged": without_ratio(log(), 5)},
+            fitted=BY_Q,
+            limits=dataclasses.replace(LIMITS, least_turn_overlap=0.0),
+            gamma=1.0,
+            seed=0,
+            samples=2,
+        )
+        if each.method == "fqe"
+    )
+
+    assert found.supported
+    assert found.num_conversations == 60
+
+
 def test_a_few_conversations_without_a_log_probability_are_left_out() -> None:
     rows = log(num=200)
     found = evaluated(without_ratio(rows, 2))["wis"]
@@ -102,7 +130,7 @@ def test_a_few_conversations_without_a_log_probability_are_left_out() -> None:
 def test_the_method_that_decides_depends_on_support_alone() -> None:
     found = evaluated(log())
     everything = list(found.values())
-    apart = list(evaluated(log(apart=3.0)).values())
+    apart = list(evaluated(log(apart=1.3, num=60)).values())
 
     assert decisive(everything, method="auto") is found["dr"]
     assert decisive(everything, method="fqe") is found["fqe"]

@@ -1,5 +1,6 @@
 """The value by Q alone: its two sources of noise, and what it does where Q is out of order."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -47,10 +48,21 @@ def test_a_q_that_breaks_its_own_equation_is_less_sure() -> None:
         fitted_value(arrays(log([[0.5, 0.5]] * 400, q=q)), gamma=1.0) for q in (0.5, 0.9)
     )
 
-    assert right.bellman.value == pytest.approx(0.0)
+    assert right.correction == pytest.approx(0.0)
     assert right.value.value.low == right.value.value.high == pytest.approx(0.5)
-    assert wrong.bellman.value == pytest.approx(-0.4)
-    assert wrong.value.value.high - 0.5 == pytest.approx(0.4 - 2 * wrong.bellman.error)
+    assert wrong.correction == pytest.approx(-0.4)
+    assert wrong.value.value.high == pytest.approx(0.5 + 0.4)
+
+
+def test_the_equation_is_checked_where_the_new_policy_goes() -> None:
+    """Where π goes, three times as often as b, the reward is 1; elsewhere 0. A Q of 1/2 keeps the
+    equation under b, and is off by 1/4 under π."""
+    rows = [
+        dataclasses.replace(each, log_ratio=[math.log(3) * (n % 2)])
+        for n, each in enumerate(log([[0.5, 0.5]] * 400))
+    ]
+
+    assert fitted_value(arrays(rows), gamma=1.0).correction == pytest.approx(0.25)
 
 
 def test_the_next_value_stands_for_what_follows_and_is_discounted() -> None:
@@ -61,7 +73,17 @@ def test_the_next_value_stands_for_what_follows_and_is_discounted() -> None:
         for n in range(3)
     ]
 
-    assert fitted_value(arrays(rows), gamma=0.5).bellman.value == pytest.approx(0 + 0.5 * 0.5)
+    assert fitted_value(arrays(rows), gamma=0.5).correction == pytest.approx(0 + 0.5 * 0.5)
+
+
+def test_only_conversations_that_q_knows_and_whose_end_is_known_check_it() -> None:
+    known = log([[0.5, 0.5]] * 40)
+    unknown = [
+        LoggedConversation("u", [1.0], [0.0]),
+        dataclasses.replace(known[1], weight=0.0, reward=[1.0], q=[0.0]),
+    ]
+
+    assert fitted_value(arrays([*known, *unknown]), gamma=1.0).correction == pytest.approx(0)
 
 
 def test_one_member_is_refused() -> None:

@@ -1,13 +1,14 @@
 """When importance sampling has no answer, and that it says so."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from iterppo.statistics.off_policy_log import LoggedConversation, arrays
 from iterppo.statistics.overlap import Limits, overlap, unsupported
 
-LIMITS = Limits(least_effective=10, most_weight=0.2, ratio_range=(0.1, 10))
+LIMITS = Limits(least_effective=10, most_weight=0.2, ratio_range=(0.1, 10), least_turn_overlap=0.3)
 
 
 def one_turn(log_ratios: list[float]) -> list[LoggedConversation]:
@@ -46,7 +47,7 @@ def test_turns_overlap_where_their_ratio_lies_in_the_range() -> None:
     ],
 )
 def test_what_the_log_cannot_support_says_why(log_ratios: list[float], said: str | None) -> None:
-    limits = Limits(least_effective=10, most_weight=0.15, ratio_range=(0.1, 10))
+    limits = replace(LIMITS, most_weight=0.15)
     found = unsupported(overlap(arrays(one_turn(log_ratios)), limits), limits)
 
     assert found is None if said is None else said in (found or "")
