@@ -96,6 +96,9 @@ UNTIL ?=
 TOLERANCE ?=
 $(if $(filter-out converged,$(UNTIL)),$(error UNTIL=$(UNTIL) is not known. Write UNTIL=converged, or leave it out))
 
+# GATE=yes asks after every round whether its policy may be shipped (`iterppo evaluate --gate`), and
+# ends `make loop` where it may not: that policy holds no conversation.
+GATE ?=
 # ACTIONS=yes asks the policy for next actions before fit-q (SET=fit-q.method=fqe);
 # JUDGE=yes fits Q twice, each on half of the conversations: ppo climbs the one, the other one judges
 # when to stop.
@@ -175,10 +178,17 @@ start: $(VENV)/.installed ## π_0 for RUN: the environment's scripted logs, clon
 	$(ITERPPO) init --trajectories $(RUN)/scripted/trajectories --round $(RUN)/000 $(FLAGS)
 
 loop: start ## ROUNDS rounds in an environment: hold conversations, improve, repeat; then compare all policies
-	@set -e; rounds=0; before=; for k in $$(seq -f %03g 0 $$(($(ROUNDS) - 1))); do \
+	@set -e; rounds=0; before=; held=; for k in $$(seq -f %03g 0 $$(($(ROUNDS) - 1))); do \
 		$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$k $(FLAGS); \
 		$(ROUND_OF_LOOP) ROUND=$(RUN)/$$k KEEP_INIT=yes; \
 		$(ITERPPO) rounds $(RUN)/$$k $$(test $$rounds = 0 || echo --no-header); \
+		if [ -n "$(GATE)" ]; then \
+			here=$(RUN)/$$k; status=0; \
+			$(ITERPPO) actions --round $$here --policy $$here/policy --out $$here/proposals $(FLAGS); \
+			$(ITERPPO) fit-q --round $$here --actions $$here/proposals --out $$here/fqe $(FLAGS) --set fit-q.method=fqe; \
+			$(ITERPPO) evaluate --round $$here --gate $(FLAGS) || status=$$?; \
+			if [ $$status = 1 ]; then held=$$k; break; elif [ $$status != 0 ]; then exit $$status; fi; \
+		fi; \
 		rounds=$$((rounds + 1)); newest=$$k; \
 		if [ -n "$(UNTIL)" ] && [ -n "$$before" ]; then \
 			status=0; \
@@ -187,6 +197,12 @@ loop: start ## ROUNDS rounds in an environment: hold conversations, improve, rep
 		fi; \
 		before=$$k; \
 	done; \
+	if [ -n "$$held" ]; then \
+		echo "$(RUN)/$$held: its policy is held back, and the loop ends; why: $(RUN)/$$held/evaluation"; \
+		if [ $$rounds = 0 ]; then exit 0; fi; \
+		$(ITERPPO) compare --ignore-sample-ratio $$(seq -f '$(RUN)/%03g/trajectories' 0 $$rounds); \
+		echo "everything lies in $(RUN); the newest policy to serve in $(RUN)/$$newest/export"; exit 0; \
+	fi; \
 	last=$$(printf %03d $$rounds); \
 	$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$last $(FLAGS) $(if $(LAST),--set rollout.conversations=$(LAST)); \
 	$(ITERPPO) ingest --round $(RUN)/$$last $(FLAGS); \

@@ -15,7 +15,7 @@ for each; do [ "$option" = --round ] && round=$each; option=$each; done
 case $1 in
 init) made=$round/init ;;
 ppo) made=$round/policy ;;
-converged)
+converged|evaluate)
     status=$(head -n 1 "{folder}/statuses")
     tail -n +2 "{folder}/statuses" > "{folder}/left"
     mv "{folder}/left" "{folder}/statuses"
@@ -113,6 +113,36 @@ def test_trouble_ends_the_loop_with_an_error(tmp_path: Path) -> None:
 
     assert status != 0
     assert calls[-1] == "converged r/000/q r/001/q"
+
+
+def test_a_policy_that_the_gate_holds_back_holds_no_conversation(tmp_path: Path) -> None:
+    status, calls = loop(tmp_path, "ROUNDS=5", "GATE=yes", statuses=(0, 1))
+
+    assert status == 0
+    assert rounds(calls) == ["000", "001"]
+    assert [call.split(" --config")[0] for call in calls if "001/fqe" in call] == [
+        "fit-q --round r/001 --actions r/001/proposals --out r/001/fqe"
+    ]
+    assert [call.split(" --config")[0] for call in calls if call.startswith("evaluate")] == [
+        "evaluate --round r/000 --gate",
+        "evaluate --round r/001 --gate",
+    ]
+    assert not [call for call in calls if call.startswith("rollout") and "r/002" in call]
+    assert calls[-1] == "compare --ignore-sample-ratio r/000/trajectories r/001/trajectories"
+
+
+def test_a_first_policy_that_is_held_back_leaves_nothing_to_compare(tmp_path: Path) -> None:
+    status, calls = loop(tmp_path, "ROUNDS=5", "GATE=yes", statuses=(1,))
+
+    assert status == 0
+    assert calls[-1].startswith("evaluate --round r/000 --gate")
+
+
+def test_trouble_of_the_gate_is_an_error(tmp_path: Path) -> None:
+    status, calls = loop(tmp_path, "ROUNDS=5", "GATE=yes", statuses=(4,))
+
+    assert status != 0
+    assert calls[-1].startswith("evaluate --round r/000 --gate")
 
 
 @pytest.mark.parametrize("target", ["loop", "help"])

@@ -21,8 +21,8 @@ ROWS: dict[str, type[Row]] = {
         CreditRow,
         QRow,
         PromptsRow,
-        PolicyRow,
         EvaluationRow,
+        PolicyRow,
     )
 }
 """Kinds whose rows lie in Parquet parts, by name."""

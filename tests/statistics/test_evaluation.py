@@ -130,7 +130,7 @@ def test_a_few_conversations_without_a_log_probability_are_left_out() -> None:
 def test_the_method_that_decides_depends_on_support_alone() -> None:
     found = evaluated(log())
     everything = list(found.values())
-    apart = list(evaluated(log(apart=1.3, num=60)).values())
+    apart = list(evaluated(log(apart=1.1, num=40)).values())
 
     assert decisive(everything, method="auto") is found["dr"]
     assert decisive(everything, method="fqe") is found["fqe"]
