@@ -45,7 +45,9 @@ def run(
 ) -> Manifest:
     """Estimate the candidate's value from the log of `policy`, compare what both say, decide."""
     from iterppo.lm.policy import load_policy, prepare_libraries, use_accelerator
+    from iterppo.statistics.suggestion_measures import load_lexicon
 
+    load_lexicon(config.lexicon)  # refuse a wrong one before models are loaded
     prepare_libraries()
     named = {
         "trajectories": (trajectories, "trajectories"),

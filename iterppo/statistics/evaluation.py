@@ -159,7 +159,7 @@ def _by_ratios(
         return replace(
             empty,
             reason=f"{missing} of {len(conversations)} conversations have turns without a "
-            f"log-probability {where}",
+            f"log-probability {where}, or whose suggestion was cut off",
         )
     log = arrays(complete)
     seen = overlap(log, limits)

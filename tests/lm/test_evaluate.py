@@ -25,6 +25,7 @@ from iterppo.config import (
     ReturnsConfig,
 )
 from iterppo.contracts import ROWS
+from iterppo.errors import UsageError
 from iterppo.lm.likelihood import action_logprobs
 from iterppo.lm.off_policy import kl_per_suggestion, logprobs_of_log, q_readings, suggestions_in
 from iterppo.lm.policy import Policy, load_policy
@@ -375,6 +376,14 @@ def test_guardrails_read_both_policies_in_the_same_states(setting: Setting, tmp_
     assert guarded["pressure"]["fails"]
     assert guarded["pressure"]["new"] > guarded["pressure"]["old"] + 0.05
     assert "guardrail pressure got worse" in told(tmp_path / "e")["gate"]["reason"]
+
+
+def test_a_lexicon_that_is_none_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"lexicon": str(tmp_path / "none.toml")})
+    nowhere = {name: tmp_path for name in ("trajectories", "returns", "policy", "candidate")}
+
+    with pytest.raises(UsageError, match=r"none\.toml: no lexicon to read"):
+        evaluate.run(config, **nowhere, out=tmp_path / "e")
 
 
 def command(*arguments: Any) -> Any:
