@@ -142,7 +142,6 @@ def test_the_rows_of_every_kind_are_shown(kind: str, command: Command) -> None:
         "actions": "action     Which room?\n               🙂",
         "q": "  q: 0.625",
         "prompts": "prompt shop/1/1 (train, 31 tokens, 0 messages cut)\n    system     You suggest",
-        "evaluation": "  method: dr",
         "policy": "Q̂ 0.625, KL -0.500, advantage 0.250\n    suggested  Yes!",
     }
     assert (done.status, done.stderr) == (0, "")
