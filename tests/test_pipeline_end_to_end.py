@@ -239,7 +239,9 @@ def test_ppo_reports_a_ratio_of_one_and_a_policy_that_moved(first: Path) -> None
     assert metrics["behaviour_version"] == manifest(first / "init").metrics["policy_version"]
     # The policy that was best on held-out prompts is kept, be it the one before the first update.
     assert (len(versions) == 2) == (float(metrics["kept_update"] or 0) > 0)
-    assert float(metrics["kl_last"] or 0) > 0
+    # An estimate from sixteen completions, which may fall below 0; of a policy that did not move
+    # it is 0.
+    assert abs(float(metrics["kl_last"] or 0)) > 1e-4
     assert float(metrics["best_of_q"] or 0) > 0
     assert float(metrics["largest_first_log_ratio"] or 0) <= 1e-4
     assert (first / "policy" / "critic.safetensors").is_file()
@@ -473,7 +475,8 @@ def test_a_script_is_named(tmp_path: Path, config: Path, command: Callable[..., 
         )
         rates[name] = float(manifest(folder).metrics["outcome_rate"])
         assert manifest(folder).metrics["policy_version"] == f"scripted-{name}"
-    assert rates["expert"] > rates["uniform"] + 0.3
+    # .38 and .14, exactly (`iterppo.environments.shop_optimum`); 150 conversations miss by .06.
+    assert rates["expert"] > rates["uniform"] + 0.1
 
     done = command("rollout", "--policy", "scripted:wizard", "--out", tmp_path / "none")
     assert done.status == 2
@@ -734,7 +737,7 @@ def test_a_killed_stage_leaves_no_artifact_and_a_rerun_finishes(
 
     assert "made" not in left
     assert any(name.startswith(".made.tmp-") for name in left), "it was at work"
-    assert invoke_status("inspect", runs / "made") == 4
+    assert "half-written" in run("inspect", runs / "made")
 
     assert "up to date" not in run(*begun)
     open_artifact(runs / "made", STAGES[stage].writes[0].kind)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from iterppo.config import RolloutConfig
 from iterppo.lm import generation
 from iterppo.lm.generation import Drawn, draw_tokens, left_pad, sample
 from iterppo.lm.policy import Policy, load_policy
@@ -307,12 +308,12 @@ def talk(assistant: _Model, row: MakeRow, *said: str) -> list[str | None]:
 
 @pytest.fixture
 def assistant(make_policy: MakePolicy) -> Callable[[int], _Model]:
-    return lambda seed: _Model(make_policy(steps=40), seed=seed)
+    return lambda seed: _Model(make_policy(steps=40), RolloutConfig(seed=seed))
 
 
 @pytest.fixture
 def decided_assistant(make_policy: MakePolicy) -> _Model:
-    return _Model(make_policy(steps=120, taught=TAUGHT, temperature=0.05), seed=0)
+    return _Model(make_policy(steps=120, taught=TAUGHT, temperature=0.05), RolloutConfig(seed=0))
 
 
 def test_an_assistant_depends_on_its_seed_and_on_nothing_else(

@@ -142,16 +142,22 @@ def test_a_log_artifact_stands_for_the_log_in_it(folder: Path) -> None:
     assert find_logs([], Path("runs/shop/000")) == files(log)
 
 
-@pytest.mark.parametrize(
-    "name", ["absent.jsonl", "*.absent", "an_empty_folder"], ids=["a file", "a glob", "a folder"]
-)
+@pytest.mark.parametrize("name", ["absent.jsonl", "*.absent"], ids=["a file", "a glob"])
 def test_a_name_without_a_log_is_refused(folder: Path, name: str) -> None:
-    Path("an_empty_folder").mkdir()
-
     with pytest.raises(DataError, match="no such log") as raised:
         find_logs([name], None)
 
     assert str(raised.value) == f"{name}: no such log. Check the path (quote a glob: '*.jsonl.gz')."
+    assert raised.value.exit_status == 3
+
+
+def test_a_folder_without_a_log_says_how_to_name_its_files(folder: Path) -> None:
+    Path("an_empty_folder").mkdir()
+
+    with pytest.raises(DataError, match="in which no log.jsonl lies") as raised:
+        find_logs(["an_empty_folder"], None)
+
+    assert "'an_empty_folder/*.jsonl'" in str(raised.value)
     assert raised.value.exit_status == 3
 
 
