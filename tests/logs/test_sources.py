@@ -154,7 +154,7 @@ def test_a_name_without_a_log_is_refused(folder: Path, name: str) -> None:
 def test_a_folder_without_a_log_says_how_to_name_its_files(folder: Path) -> None:
     Path("an_empty_folder").mkdir()
 
-    with pytest.raises(DataError, match="in which no log.jsonl lies") as raised:
+    with pytest.raises(DataError, match=r"in which no log\.jsonl lies") as raised:
         find_logs(["an_empty_folder"], None)
 
     assert "'an_empty_folder/*.jsonl'" in str(raised.value)
