@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from iterppo import progress as module
+from iterppo.lm.policy import prepare_libraries
 from iterppo.pipeline import STAGES
 from iterppo.progress import end_bars, loudness, open_bar, progress, say, set_loudness, timed, warn
 from tests.small_round import write_log
@@ -259,8 +260,6 @@ def test_a_verbose_stage_says_how_long_its_parts_took(
 
 @pytest.mark.parametrize("loud", [True, False])
 def test_the_libraries_advise_only_where_it_is_to_be_verbose(loud: bool) -> None:
-    from iterppo.lm.policy import prepare_libraries
-
     set_loudness("verbose" if loud else "normal")
     prepare_libraries()
     for name in ("transformers", "huggingface_hub"):
