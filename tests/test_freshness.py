@@ -100,6 +100,17 @@ def test_a_run_that_was_moved_is_as_fresh_as_it_was(round_folder: Path) -> None:
     assert states(Path("elsewhere/shop/000"))["fit-q"] == "fresh"
 
 
+def test_a_copy_is_told_by_its_own_inputs_where_its_old_name_holds_another_run(
+    round_folder: Path,
+) -> None:
+    shutil.copytree("runs/shop", "copy")
+    manifest = Path(round_folder, "returns", MANIFEST)
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"digest": "0" * 64}))
+
+    assert reasons(round_folder, "fit-q") == ["its input returns changed since"]
+    assert states(Path("copy/000"))["fit-q"] == "fresh"
+
+
 def test_damage_is_not_staleness(round_folder: Path) -> None:
     Path(round_folder, "returns/part-00000.parquet").write_bytes(b"")
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from iterppo import progress as module
+from iterppo.lm.policy import prepare_libraries
 from iterppo.pipeline import STAGES
 from iterppo.progress import end_bars, loudness, open_bar, progress, say, set_loudness, timed, warn
 from tests.small_round import write_log
@@ -254,6 +256,15 @@ def test_a_verbose_stage_says_how_long_its_parts_took(
     assert done.status == 0
     assert "ingest: digests of the inputs: 0." in done.stderr
     assert "ingest: all of it: " in done.stderr
+
+
+@pytest.mark.parametrize("loud", [True, False])
+def test_the_libraries_advise_only_where_it_is_to_be_verbose(loud: bool) -> None:
+    set_loudness("verbose" if loud else "normal")
+    prepare_libraries()
+    for name in ("transformers", "huggingface_hub"):
+        assert logging.getLogger(name).isEnabledFor(logging.WARNING) == loud
+        assert logging.getLogger(name).isEnabledFor(logging.ERROR)
 
 
 def test_quiet_and_verbose_cannot_both_be(tmp_path: Path, command: Command) -> None:

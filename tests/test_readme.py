@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 from iterppo.pipeline import BEHAVIOUR, STAGES
@@ -13,7 +14,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def stage_rows() -> list[str]:
     rows = []
     for stage in STAGES.values():
-        reads = [f"{slot.kind}{' (optional)' if slot.optional else ''}" for slot in stage.reads]
+        kinds = Counter((slot.kind, slot.optional) for slot in stage.reads)
+        reads = [
+            f"{kind}{f' × {number}' if number > 1 else ''}{' (optional)' if optional else ''}"
+            for (kind, optional), number in kinds.items()
+        ]
         writes = [slot.kind for slot in stage.writes]
         told = ", ".join(reads) or "log files"
         rows.append(f"| `iterppo {stage.name}` | {stage.help} | {told} | {', '.join(writes)} |")

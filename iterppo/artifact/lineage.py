@@ -108,8 +108,16 @@ def locate(record: InputRecord, *, near: Path) -> tuple[Path | None, Found]:
 
 
 def standing(record: InputRecord, *, near: Path) -> Path | None:
-    """What lies today where an input lay, whatever it holds."""
-    return next((path for path in places(record.path, near=near) if path.exists()), None)
+    """What lies today where an input lay, whatever it holds.
+
+    Where several places hold something, the one that holds the input as it was: a copy of a run may
+    lie near a folder that is called as the run was.
+    """
+    there = [path for path in dict.fromkeys(places(record.path, near=near)) if path.exists()]
+    if len(there) > 1:
+        same = (path for path in there if digest_at(path, record.kind) == record.digest)
+        return next(same, there[0])
+    return next(iter(there), None)
 
 
 def _ancestor(

@@ -177,7 +177,14 @@ def prepare_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     level = logging.INFO if loudness() == "verbose" else logging.ERROR
     transformers.utils.logging.set_verbosity(level)
-    for name in ("trl", "accelerate", "datasets", "transformers", "DeepSpeed"):
+    for name in (
+        "trl",
+        "accelerate",
+        "datasets",
+        "transformers",
+        "huggingface_hub",  # a line for each of its dozen tries where there is no network
+        "DeepSpeed",
+    ):
         logging.getLogger(name).setLevel(level)
 
 

@@ -12,6 +12,7 @@ import msgspec
 from iterppo.artifact import MANIFEST, read_manifest
 from iterppo.artifact.writing import process_lives
 from iterppo.errors import ArtifactError, UsageError
+from iterppo.logs.sources import LOG_FILE
 from iterppo.report.artifact_content import Wish, artifact_content, half_written_content
 from iterppo.report.checkpoints import checkpoint_content, is_checkpoint
 from iterppo.report.file_content import file_content
@@ -64,6 +65,9 @@ def _content(path: Path, wish: Wish) -> dict[str, Any]:
     if path.is_file():
         return file_content(path, wish)
     if (path / MANIFEST).is_file():
+        log = path / LOG_FILE
+        if wish.conversation is not None and read_manifest(path).kind == "log" and log.is_file():
+            return file_content(log, wish)
         return artifact_content(path, wish)
     if not path.exists():
         begun = sorted(path.parent.glob(f".{path.name}.tmp-*")) if path.name else []

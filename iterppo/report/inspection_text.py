@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from iterppo.artifact import Ancestor
+from iterppo.config import EventMapping
+from iterppo.logs.event_logs import required_columns
 from iterppo.report.checkpoints import checkpoint_lines, tensors_lines
 from iterppo.report.column_statistics import statistics_text
 from iterppo.report.conservation import conservation
@@ -109,7 +111,9 @@ def _log_lines(content: Mapping[str, Any], whole: bool) -> list[str]:
         lines += [f"  {_cut(printable(line))}" for line in content["first_lines"]]
     for conversation in content.get("conversations", ()):
         lines += log_lines(conversation, whole=whole)
-    lines.append(f"  to use it: iterppo ingest {path} --round runs/NAME/000")
+    lacking = required_columns(EventMapping()) - set(content.get("columns_found", ()))
+    mapping = " --mapping MAPPING.toml" if format_ == "events" and lacking else ""
+    lines.append(f"  to use it: iterppo ingest {path}{mapping} --round runs/NAME/000")
     return lines
 
 

@@ -39,6 +39,7 @@ from iterppo.statistics.overlap import (
 MOST_MISSING = 0.01
 """Share of the conversations that may lack a log-probability; they are left out."""
 LOGPROBS = ("logged", "recomputed")
+NO_Q = "no Q was fitted for the new policy (--fqe)"
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 Method = Literal["dr", "wis", "fqe"]
@@ -103,6 +104,10 @@ def estimates(
     found: list[Estimate] = []
     for method in ("dr", "wis"):
         for source, conversations in logs.items():
+            if method == "dr" and fitted is None:
+                none = Estimate(method, source, gamma, UNKNOWN, UNKNOWN, NO_Q, len(conversations))
+                found.append(none)
+                continue
             found.append(
                 _by_ratios(
                     method,
@@ -191,7 +196,7 @@ def _by_q(
     share = turn_overlap(log)
     few = _too_few(min(num, int(np.count_nonzero(log.weight_N))))
     if fitted is None:
-        why: str | None = "no Q was fitted for the new policy"
+        why: str | None = NO_Q
     elif fitted.trouble is not None:
         why = fitted.trouble
     elif num and log.first_NM.shape[1] < 2:

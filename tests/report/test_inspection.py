@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from iterppo.artifact import MANIFEST
+from iterppo.artifact import MANIFEST, ArtifactWriter
+from iterppo.config import RolloutConfig
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import columns
 from tests.data import make_artifacts
-from tests.small_round import write_round
+from tests.small_round import write_log, write_round
 
 Command = Callable[..., Any]
 GONE = 2**22 + 1
@@ -342,6 +343,23 @@ def test_an_event_log_is_shown_by_its_columns(tmp_path: Path, command: Command) 
     done = command("inspect", file)
 
     assert "a log, format events, 2 lines\n  columns thread, sender, body\n" in done.stdout
+    assert f"to use it: iterppo ingest {file} --mapping MAPPING.toml --round" in done.stdout
+    file.write_text("conversation_id,role,content\n1,agent,hello\n")
+    assert f"to use it: iterppo ingest {file} --round" in command("inspect", file).stdout
+
+
+def test_a_log_artifact_shows_a_conversation_of_its_file(tmp_path: Path, command: Command) -> None:
+    log = tmp_path / "log"
+    with ArtifactWriter(
+        log, kind="log", stage="rollout", config=RolloutConfig(), inputs={}
+    ) as writer:
+        write_log(writer.folder / "log.jsonl")
+
+    assert "conversation b (outcome 0)" in command("inspect", log, "--conversation", "b").stdout
+    done = command("inspect", log, "--conversation", "nobody")
+    assert done.status == 2
+    assert "--conversation nobody: " in done.stderr
+    assert "conversation " not in command("inspect", log).stdout
 
 
 def test_json_beside_an_artifact_is_printed(round_folder: Path, command: Command) -> None:

@@ -69,6 +69,9 @@ def without_q(rows: list[LoggedConversation]) -> list[LoggedConversation]:
         ),
         pytest.param(log(apart=3.0), FittedQ(1.0), "dr", "effective sample size", id="no overlap"),
         pytest.param(log(), None, "fqe", "no Q was fitted for the new policy", id="no Q"),
+        pytest.param(
+            without_q(log()), None, "dr", "no Q was fitted for the new policy", id="no Q for dr"
+        ),
         pytest.param(log(), FittedQ(1.0, "Q is noise: …"), "fqe", "Q is noise: …", id="noise"),
         pytest.param(log(members=1), FittedQ(1.0), "fqe", "one member", id="one member"),
         pytest.param(

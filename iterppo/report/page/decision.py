@@ -113,6 +113,16 @@ def _row_of(success: Success, name: str) -> int | None:
 
 def _nothing(run: Run) -> Decision:
     newest = run.numbered[-1]
+    for one in reversed(run.numbered):
+        place = one.places.get("policy")
+        if place is not None and place.manifest is None:
+            return Decision(
+                "Nothing to decide yet",
+                "",
+                "",
+                f"The policy of round {one.name} cannot be read: {place.trouble}",
+                (),
+            )
     missing = ", ".join(name for name, _ in newest.missing())
     return Decision(
         "Nothing to decide yet",

@@ -158,3 +158,17 @@ def test_a_run_without_a_policy_has_nothing_to_decide(tmp_path: Path) -> None:
 
     assert (found.word, found.policy) == ("Nothing to decide yet", "")
     assert "Round 000 still lacks rejects, returns, q, prompts, policy, export." in found.reason
+
+
+def test_a_policy_that_cannot_be_read_is_not_said_never_to_have_been_trained(
+    tmp_path: Path,
+) -> None:
+    write_round(tmp_path)
+    (tmp_path / "000" / "policy" / "manifest.json").write_text("junk")
+    write_turns(tmp_path / "001" / "trajectories", version="p1", outcomes=30)
+
+    found = decision(tmp_path)
+
+    assert (found.word, found.policy) == ("Nothing to decide yet", "")
+    assert found.reason.startswith("The policy of round 000 cannot be read: ")
+    assert "policy/manifest.json: damaged" in found.reason
