@@ -133,7 +133,7 @@ def unsupported(found: Overlap, limits: Limits) -> str | None:
         return (
             f"effective sample size {found.effective_sample_size:.1f} of "
             f"{found.num_conversations} conversations, below {limits.least_effective:g}: the "
-            "policies are too far apart for this log"
+            "policies are too far apart for this log, or some of its log-probabilities are off"
         )
     if found.max_weight_share > limits.most_weight:
         return (

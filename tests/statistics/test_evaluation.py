@@ -67,7 +67,13 @@ def without_q(rows: list[LoggedConversation]) -> list[LoggedConversation]:
             "5 of 60 conversations have turns without a log-probability in the log",
             id="no log-probabilities",
         ),
-        pytest.param(log(apart=3.0), FittedQ(1.0), "dr", "effective sample size", id="no overlap"),
+        pytest.param(
+            log(apart=3.0),
+            FittedQ(1.0),
+            "dr",
+            "or some of its log-probabilities are off",
+            id="no overlap",
+        ),
         pytest.param(log(), None, "fqe", "no Q was fitted for the new policy", id="no Q"),
         pytest.param(
             without_q(log()), None, "dr", "no Q was fitted for the new policy", id="no Q for dr"
