@@ -16,6 +16,9 @@ EXTRAS ?= test,lint,deepspeed
 # What pytest is told besides:
 #   make test TESTS='tests/test_packaging.py -k wheel'
 TESTS ?=
+# Processes that the tests are divided among, file by file:
+#   make test JOBS=0      # in one process, as a debugger wants it
+JOBS ?= 2
 
 PYTHON_M := $(VENV)/bin/python -m
 # Contents, not times: a checkout of another branch and back installs nothing.
@@ -48,7 +51,7 @@ $(VENV)/.installed: $(if $(filter-out $(LOCK),$(shell cat $(VENV)/.installed 2>/
 ##@ Develop
 
 test: $(VENV)/.installed ## Run the tests
-	$(PYTHON_M) pytest $(TESTS)
+	$(PYTHON_M) pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 bench: $(VENV)/.installed ## Measure speed beside named peers, in some minutes; numbers to read, not to pass
 	@$(PYTHON_M) pip install -qq --disable-pip-version-check -e '.[$(EXTRAS),bench]' -c constraints.txt
