@@ -122,15 +122,19 @@ def run(
     start, folder = work / str(seed) / "start", work / str(seed) / method
     _share(start, folder / "000")
     deployed = loop_rounds.Deployed(start / "policy")
-    rates, seen = [], []
+    rates: list[float] = []
+    seen: list[Path] = []
+    of_the_same: list[Path] = []  # rounds with the policy that is deployed now
     for k in range(rounds + 1):
         place = folder / f"{k:03d}"
-        loop_rounds.collect(place, deployed, settings, k=k)
+        loop_rounds.collect(place, deployed, settings, k=k, before=of_the_same)
         outcomes, held = loop_rounds.success(place)
         rates.append(outcomes / held)
         seen.append(place)
         if k < rounds:
-            deployed = METHODS[method](seen, deployed, settings)
+            improved = METHODS[method](seen, deployed, settings)
+            of_the_same = [*of_the_same, place] if improved == deployed else []
+            deployed = improved
             say(f"{method}, seed {seed}: round {k} done, its policy had {rates[-1]:.3f}")
     return rates, time.perf_counter() - started
 

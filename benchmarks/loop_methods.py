@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.loop_online import online
 from benchmarks.loop_rounds import Deployed, Settings, made, save
-from iterppo.artifact import ArtifactWriter, open_artifact
+from iterppo.artifact import ArtifactWriter, open_artifact, read_manifest
 from iterppo.config import InitConfig, ReturnsConfig
 from iterppo.lm import policy as policies
 from iterppo.lm.cloning import clone, examples_of
@@ -37,6 +37,9 @@ def iterative(algorithm: str, *, gamma: float | None = None, accepted: bool = Fa
     def improve(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
         folder = rounds[-1]
         q = fit(folder, deployed, settings, gamma=gamma, accepted=accepted)
+        if read_manifest(q).metrics["verdict"] == "noise":
+            # `iterppo ppo` refuses it. The policy stays, and more conversations of it are held.
+            return deployed
         prompts = made(
             folder / "prompts",
             lambda: STAGES["prompts"].run(

@@ -98,26 +98,33 @@ def start(folder: Path, settings: Settings) -> Deployed:
     return Deployed(policy)
 
 
-def collect(round_folder: Path, deployed: Deployed, settings: Settings, *, k: int) -> Path:
-    """Conversations of what is deployed, as trajectories. Customers of round k are its own, even
-    where the policy is the one of the round before."""
+def collect(
+    round_folder: Path,
+    deployed: Deployed,
+    settings: Settings,
+    *,
+    k: int,
+    before: Sequence[Path] = (),
+) -> Path:
+    """Conversations of what is deployed, as trajectories; those of rounds `before`, of the same
+    policy, go in with them. Customers of round k are its own."""
     made(
         round_folder / "log",
         lambda: _hold(
             round_folder / "log", deployed, settings, seed=1000 * (k + 1) + settings.seed
         ),
     )
-    return read(round_folder, settings)
+    return read(round_folder, settings, before=before)
 
 
-def read(round_folder: Path, settings: Settings) -> Path:
-    """The log of a round as trajectories."""
-    log = round_folder / "log" / LOG_FILE
+def read(round_folder: Path, settings: Settings, *, before: Sequence[Path] = ()) -> Path:
+    """The log of a round, and those of rounds before, as trajectories."""
+    logs = [str(folder / "log" / LOG_FILE) for folder in (*before, round_folder)]
     return made(
         round_folder / "trajectories",
         lambda: STAGES["ingest"].run(
             settings.of("ingest"),
-            logs=[LogFile(str(log), str(log))],
+            logs=[LogFile(log, log) for log in logs],
             out=round_folder / "trajectories",
             rejects=round_folder / "rejects",
         ),
