@@ -8,7 +8,7 @@ from typing import Any
 
 from iterppo.artifact import MANIFEST, Manifest, read_manifest
 from iterppo.errors import ArtifactError
-from iterppo.progress import duration
+from iterppo.progress import duration, warn
 
 HEADER = f"{'round':<12}{'success':<26}{'return':<10}{'Q':<8}{'KL':<10}time"
 
@@ -23,10 +23,10 @@ def rounds_of(folder: Path) -> list[Path]:
         raise ArtifactError(
             f"{folder}: not found. Name a run, such as runs/shop, or a round of it."
         )
-    if _artifacts(folder):
+    if _members(folder):
         return [folder]
     found = sorted(
-        (place for place in folder.iterdir() if place.name.isdecimal() and _artifacts(place)),
+        (place for place in folder.iterdir() if place.name.isdecimal() and _members(place)),
         key=lambda place: int(place.name),
     )
     if not found:
@@ -82,10 +82,23 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _artifacts(folder: Path) -> dict[str, Manifest]:
-    """Whole artifacts by the names of their folders."""
-    return {
-        place.name: read_manifest(place)
+def _members(folder: Path) -> list[Path]:
+    """Folders of artifacts."""
+    if not folder.is_dir():
+        return []
+    return [
+        place
         for place in sorted(folder.iterdir())
         if place.name[0] != "." and (place / MANIFEST).exists()
-    }
+    ]
+
+
+def _artifacts(folder: Path) -> dict[str, Manifest]:
+    """By the names of their folders; a damaged one is told of, and does not hide the others."""
+    found = {}
+    for place in _members(folder):
+        try:
+            found[place.name] = read_manifest(place)
+        except ArtifactError as error:
+            warn(str(error))
+    return found

@@ -60,6 +60,17 @@ def test_a_round_of_real_logs_counts_conversations_that_ended(run: Path) -> None
     assert round_line(result).split()[:5] == ["001", "0.250", "–", "–", "–"]
 
 
+def test_a_damaged_artifact_is_told_of_and_hides_no_other(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "000" / "policy" / "manifest.json").write_text("junk", encoding="utf-8")
+    result = round_result(run / "000")
+
+    assert result["verdict"] == "weak"
+    assert result["kl"] is None
+    assert capsys.readouterr().err.count("policy") == 1
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("nowhere", "not found"), ("002", "no round lies here")]
 )
