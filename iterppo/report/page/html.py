@@ -145,7 +145,7 @@ def write_page(page: str, out: Path) -> None:
     """Write the page, whole or not at all.
 
     Raises:
-        UsageError: If `out` is a folder, or its folder is not there.
+        UsageError: If `out` is a folder, its folder is not there, or it cannot be written.
     """
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder. Name a file, as {out / 'report.html'}.")
@@ -155,6 +155,11 @@ def write_page(page: str, out: Path) -> None:
     try:
         beside.write_text(page, encoding="utf-8", errors="replace")
         beside.replace(out)
+    except OSError as error:
+        raise UsageError(
+            f"--out {out}: cannot be written there ({error.strerror}). Free some space, or choose "
+            "another place; what was there is as it was."
+        ) from None
     finally:
         beside.unlink(missing_ok=True)
 

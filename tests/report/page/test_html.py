@@ -1,6 +1,8 @@
 """The page as HTML: what it says, what it must not do, and that it can be read."""
 
+import errno
 import itertools
+import os
 import re
 import shutil
 from collections import Counter
@@ -225,3 +227,21 @@ def test_a_page_is_written_whole_beside_its_place(tmp_path: Path) -> None:
         write_page("", tmp_path)
     with pytest.raises(UsageError, match="no folder"):
         write_page("", tmp_path / "nowhere" / "report.html")
+
+
+def test_a_page_that_finds_no_room_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "report.html"
+    out.write_text("before", encoding="utf-8")
+
+    def full(place: Path, *_: object, **__: object) -> None:
+        place.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UsageError, match=r"cannot be written there \(No space left on device\)"):
+        write_page("<p>after</p>", out)
+
+    assert [place.name for place in tmp_path.iterdir()] == ["report.html"]
+    assert out.read_text(encoding="utf-8") == "before"
