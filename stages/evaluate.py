@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iterppo.artifact import Artifact, ArtifactWriter, Manifest, open_artifact
+from iterppo.artifact import Artifact, ArtifactWriter, Manifest, open_artifact, paired_conversations
 from iterppo.config import EvaluateConfig, FitQConfig
-from iterppo.errors import ArtifactError, DataError, UsageError
+from iterppo.errors import DataError, UsageError
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import say
 
@@ -123,14 +123,7 @@ class _Ratios:
 
 def _read(source: Artifact, paid: Artifact) -> list[_Logged]:
     log = []
-    differ = source.manifest.rows != paid.manifest.rows
-    for rows, returns in zip(source.conversations(), paid.conversations(), strict=False):
-        if differ or [(r["conversation_id"], r["turn"]) for r in rows] != [
-            (p["conversation_id"], p["turn"]) for p in returns
-        ]:
-            raise ArtifactError(
-                f"{paid.path}: its turns are not those of {source.path}. Run: iterppo returns"
-            )
+    for rows, returns in paired_conversations(source, paid):
         first = returns[0]
         weight = 0.0 if first["return"] is None else float(first["weight"])
         log.append(_Logged(rows[0]["conversation_id"], rows[0]["split"], rows, weight))

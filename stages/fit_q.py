@@ -8,9 +8,15 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iterppo.artifact import Artifact, ArtifactWriter, Manifest, fingerprint, open_artifact
+from iterppo.artifact import (
+    ArtifactWriter,
+    Manifest,
+    fingerprint,
+    open_artifact,
+    paired_conversations,
+)
 from iterppo.config import FitQConfig
-from iterppo.errors import ArtifactError, DataError, UsageError
+from iterppo.errors import DataError, UsageError
 from iterppo.logs.censoring import fate_known_until
 
 if TYPE_CHECKING:
@@ -81,7 +87,7 @@ def run(
         q.prepare(config)
         conversations = list(
             conversations_of(
-                _paired(source, paid),
+                paired_conversations(source, paid),
                 q.renderer,
                 system_prompt=loaded.settings.system_prompt,
                 max_tokens=config.max_tokens,
@@ -145,20 +151,6 @@ def run(
         q.save(writer.folder / "model")
     checkpoint.remove()
     return writer.manifest
-
-
-def _paired(
-    source: Artifact, paid: Artifact
-) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Rows of trajectories and returns, a conversation at a time."""
-    for turns, returns in zip(source.conversations(), paid.conversations(), strict=True):
-        if [(t["conversation_id"], t["turn"]) for t in turns] != [
-            (p["conversation_id"], p["turn"]) for p in returns
-        ]:
-            raise ArtifactError(
-                f"{paid.path}: its turns are not those of {source.path}. Run: iterppo returns"
-            )
-        yield turns, returns
 
 
 def _next_actions(actions: Path) -> dict[tuple[str, int], list[str]]:

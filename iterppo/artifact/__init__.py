@@ -8,7 +8,7 @@ The manifest holds the lineage: what made the artifact, from which inputs (by co
 configuration.
 """
 
-from iterppo.artifact.alongside import Alongside, alongside
+from iterppo.artifact.alongside import Alongside, alongside, paired_conversations
 from iterppo.artifact.lineage import Ancestor, is_elsewhere, lineage, locate, standing
 from iterppo.artifact.manifest import (
     MANIFEST,
@@ -53,6 +53,7 @@ __all__ = [
     "lineage",
     "locate",
     "open_artifact",
+    "paired_conversations",
     "read_manifest",
     "standing",
 ]

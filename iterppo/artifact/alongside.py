@@ -2,13 +2,15 @@
 
 stretches of trajectories  ->  where the rows of each begin in the other artifact
 whole batches of a stretch ->  the rows of the other artifact that belong to each
+
+or, where memory allows rows, a conversation of both at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact.reading import Artifact, Stretch
 from iterppo.errors import ArtifactError
@@ -64,10 +66,7 @@ class Alongside:
 
     def wrong_turns(self) -> ArtifactError:
         """That it is of other trajectories."""
-        return ArtifactError(
-            f"{self.path}: its turns are not those of the trajectories. Run: iterppo "
-            f"{self._stretch.kind}"
-        )
+        return _wrong_turns(self.path, self._stretch.kind)
 
     def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         to_skip = self._start
@@ -98,6 +97,30 @@ def alongside(artifact: Artifact, stretches: Sequence[Stretch]) -> list[Alongsid
     if start != artifact.manifest.rows:
         raise Alongside(artifact.path, whole, 0).wrong_turns()
     return found
+
+
+def paired_conversations(
+    first: Artifact, other: Artifact
+) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """The rows of each conversation in both.
+
+    Raises:
+        ArtifactError: If the other one is of other turns.
+    """
+    if first.manifest.rows != other.manifest.rows:
+        raise _wrong_turns(other.path, other.manifest.kind)
+    for rows, others in zip(first.conversations(), other.conversations(), strict=True):
+        if [[row[name] for name in _KEY] for row in rows] != [
+            [row[name] for name in _KEY] for row in others
+        ]:
+            raise _wrong_turns(other.path, other.manifest.kind)
+        yield rows, others
+
+
+def _wrong_turns(path: Path, kind: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path}: its turns are not those of the trajectories. Run: iterppo {kind}"
+    )
 
 
 def _num_rows(part: Path) -> int:
