@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
+from iterppo.environments.scripts import draw
 from iterppo.environments.shop import SCRIPTS, Act, Shop, recognise, reply_type, sayings
-from iterppo.environments.shop_scripts import draw
 from iterppo.environments.shop_solution import ShopSolution
 
 GAMMA = 1.0

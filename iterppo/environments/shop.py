@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from iterppo.environments.protocol import Observation
+from iterppo.environments.scripts import draw
 from iterppo.environments.shop_language import (
     INTENTS,
     PLAIN,
@@ -37,7 +38,7 @@ from iterppo.environments.shop_law import (
     place,
     verbatim_share,
 )
-from iterppo.environments.shop_scripts import SCRIPTS, Script, ScriptedAssistant, draw
+from iterppo.environments.shop_scripts import SCRIPTS, Script, ScriptedAssistant
 from iterppo.errors import UsageError
 
 __all__ = [

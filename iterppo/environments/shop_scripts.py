@@ -1,21 +1,14 @@
 """Scripted assistants of the shop: policies that look at the customer's last message only."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
+from iterppo.environments.scripts import draw, intent_probabilities
 from iterppo.environments.shop_language import SETTINGS, reply_type, sayings
 from iterppo.environments.shop_law import Act
 
 _ASSISTANTS: dict[str, dict[str, Any]] = SETTINGS["assistants"]
-
-_Key = TypeVar("_Key")
-
-
-def draw(random: Random, weights: Mapping[_Key, float]) -> _Key:
-    """One key, as likely as its weight says."""
-    return random.choices(list(weights), list(weights.values()))[0]
 
 
 @dataclass(frozen=True)
@@ -27,14 +20,7 @@ class Script:
 
     def __call__(self, reply: str, turn: int) -> dict[str | None, float]:
         """Probability of each intent after this reply on this turn (from 1); None: it abstains."""
-        settings = _ASSISTANTS[self.name]
-        weights: dict[str, float] = settings["first_turn" if turn == 1 else "later"]
-        reflexes: dict[str, float] = settings["reflexes"].get(reply, {})
-        weights = {intent: weight * reflexes.get(intent, 1) for intent, weight in weights.items()}
-        speaks: float = (1 - settings["abstain"]) / sum(weights.values())
-        return {None: settings["abstain"]} | {
-            intent: speaks * weight for intent, weight in weights.items()
-        }
+        return intent_probabilities(_ASSISTANTS[self.name], reply, turn)
 
     @property
     def tones(self) -> dict[str, float]:

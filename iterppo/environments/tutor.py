@@ -11,14 +11,14 @@ tutor.toml. Nobody stands between the tutor and the learner: what is suggested i
 
 import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
 from random import Random
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from iterppo.environments.protocol import Observation
+from iterppo.environments.scripts import draw, intent_probabilities
 from iterppo.errors import UsageError
 
 UNKNOWN = "unknown"
@@ -45,12 +45,6 @@ _EXERCISE = re.compile(r"(?<!\d)([1-9]\d) ?[-−] ?([1-9]\d)(?!\d)")
 _NUMBER = re.compile(r"\d+")
 _ANSWER = re.compile(r"(\d\d) - (\d\d) = (\d+)\.")
 _STUTTER = re.compile(r"\b([a-z]+)[\s,]+\1\b")
-
-_Key = TypeVar("_Key")
-
-
-def _draw(random: Random, weights: Mapping[_Key, float]) -> _Key:
-    return random.choices(list(weights), list(weights.values()))[0]
 
 
 # --- arithmetic
@@ -163,14 +157,7 @@ class Script:
 
     def __call__(self, reply: str, turn: int) -> dict[str | None, float]:
         """Probability of each intent after this reply on this turn (from 1); None: it abstains."""
-        settings = _ASSISTANTS[self.name]
-        weights: dict[str, float] = settings["first_turn" if turn == 1 else "later"]
-        reflexes: dict[str, float] = settings["reflexes"].get(reply, {})
-        weights = {intent: weight * reflexes.get(intent, 1) for intent, weight in weights.items()}
-        speaks: float = (1 - settings["abstain"]) / sum(weights.values())
-        return {None: settings["abstain"]} | {
-            intent: speaks * weight for intent, weight in weights.items()
-        }
+        return intent_probabilities(_ASSISTANTS[self.name], reply, turn)
 
 
 SCRIPTS: dict[str, Script] = {name: Script(name) for name in _ASSISTANTS}
@@ -186,7 +173,7 @@ class ScriptedTutor:
 
     def suggest(self, customer: str, turn: int) -> str | None:
         """A message for the learner after this one on this turn (from 1), or None to abstain."""
-        intent = _draw(self._random, self._script(reply_type(customer), turn))
+        intent = draw(self._random, self._script(reply_type(customer), turn))
         return None if intent is None else self._random.choice(_INTENTS[intent]["paraphrases"])
 
 
@@ -347,7 +334,7 @@ class Tutor:
     def reset(self, seed: int) -> Observation:
         """A new learner writes the first message."""
         self._random = Random(f"tutor-{seed}")
-        self._state = _draw(self._random, first_states())
+        self._state = draw(self._random, first_states())
         return Observation(self._random.choice(_REPLIES["opening"]), outcome=False, done=False)
 
     def step(self, suggestion: str | None) -> Observation:
@@ -362,7 +349,7 @@ class Tutor:
         else:
             sent, adoption = suggestion, "verbatim"
         moves = learner_moves(self._state, recognise(sent))
-        drawn = _draw(self._random, dict(enumerate(move.probability for move in moves)))
+        drawn = draw(self._random, dict(enumerate(move.probability for move in moves)))
         _, reply, self._state = moves[drawn]
         customer = None if reply is None else self._random.choice(wordings(reply, sent))
         return Observation(customer, reply == "solves", self._state.done, sent, adoption)
