@@ -353,10 +353,15 @@ class ActionsConfig(StageConfig):
 class FitQConfig(StageConfig):
     """Trajectories and returns to a Q-function."""
 
-    method: Literal["mc", "td-lambda", "sarsa", "fqe"] = "mc"
+    method: Literal["mc", "td-lambda", "sarsa", "fqe", "lstd", "lstdq"] = "mc"
     """Targets. `mc`: Monte Carlo returns of the policy that made the log; `td-lambda`: λ-returns;
     `sarsa`: one step, then Q of the logged next action; `fqe`: one step, then Q of next actions
-    that the policy to evaluate would take (`iterppo actions`), for logs of other policies."""
+    that the policy to evaluate would take (`iterppo actions`), for logs of other policies. In
+    closed form, on the policy's backbone as it is, in seconds: `lstd` for the policy that made the
+    log, `lstdq` for another one, as `fqe`."""
+    ridge: NonNegative = 0.0
+    """Turns that the pull of the heads towards zero counts as; 0: as many as predict the returns of
+    left-out conversations best (lstd, lstdq)."""
     lambda_: Share = Field(default=0.8, alias="lambda")
     """λ of the λ-returns (td-lambda)."""
     sweeps: Count = 6
@@ -371,7 +376,8 @@ class FitQConfig(StageConfig):
     """Heads on the shared backbone, each fitted to its own bootstrap resample of the conversations;
     their spread says how sure Q is."""
     loss: Literal["bce", "squared"] = "bce"
-    """`bce`: cross-entropy of a sigmoid head, for returns in [0, 1]; `squared`: for any returns."""
+    """`bce`: cross-entropy of a sigmoid head, for returns in [0, 1]; `squared`: for any returns,
+    and what lstd and lstdq have."""
     epochs: Positive = 3.0
     """Passes over the training conversations."""
     max_steps: Count = 480
@@ -404,6 +410,21 @@ class FitQConfig(StageConfig):
     """Actions asked for in each."""
     bootstrap_samples: Count = 1000
     """Resamples of held-out conversations for the intervals in metrics.json."""
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether only heads are fitted, by one system of equations."""
+        return self.method in ("lstd", "lstdq")
+
+    @property
+    def reads_actions(self) -> bool:
+        """Whether Q is of the policy that `iterppo actions` asked, whoever made the log."""
+        return self.method in ("fqe", "lstdq")
+
+    @property
+    def output(self) -> Literal["bce", "squared"]:
+        """What the heads' numbers are: logits, or values."""
+        return "squared" if self.is_closed_form else self.loss
 
 
 class PromptsConfig(StageConfig):

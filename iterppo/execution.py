@@ -150,7 +150,7 @@ def _execute(
 def _is_read(slot: Slot, config: StageConfig) -> bool:
     """Whether a stage that is configured so looks at what may lie there."""
     if isinstance(config, FitQConfig) and slot.name == "actions":
-        return config.method == "fqe"
+        return config.reads_actions
     if isinstance(config, PPOConfig) and slot.name == "trajectories":
         return config.critic_warmup == "returns"
     if isinstance(config, ReturnsConfig) and slot.name == "credit":

@@ -214,8 +214,8 @@ def _readings(
 def _trouble(fitted: Artifact, proposals: Artifact | None) -> str | None:
     """Why a Q does not tell the new policy's value."""
     made_with = fitted.manifest.inputs.get("actions")
-    if fitted.manifest.config.get("method") != "fqe" or made_with is None:
-        return f"{fitted.path} was not fitted by the method fqe"
+    if made_with is None:
+        return f"{fitted.path} was fitted by neither fqe nor lstdq"
     if proposals is None or made_with.digest != proposals.manifest.digest:
         return (
             f"{fitted.path} was fitted with other actions than those of --proposals, so it may be "

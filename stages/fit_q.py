@@ -47,6 +47,7 @@ def run(
     from iterppo.lm.policy import load_policy, model_folder, prepare_libraries
     from iterppo.lm.q_fitting import fit, is_in_part
     from iterppo.lm.q_function import QFunction, QSettings
+    from iterppo.lm.q_least_squares import fit_least_squares
     from iterppo.lm.q_log import conversations_of
     from iterppo.lm.q_sampling import other_actions
     from iterppo.lm.team import join, leave
@@ -60,15 +61,20 @@ def run(
         "returns": paid.record(),
         "policy": behaviour.record(),
     }
-    if config.method == "fqe" and actions is not None:
+    if config.reads_actions and actions is not None:
         inputs["actions"] = open_artifact(actions, "actions").record()
-    elif config.method == "fqe":
+    elif config.reads_actions:
         raise UsageError(
-            "fit-q: the method fqe needs what the policy would do next. Run: iterppo actions, or "
-            "name --actions."
+            f"fit-q: the method {config.method} needs what the policy would do next. Run: iterppo "
+            "actions, or name --actions."
+        )
+    if config.is_closed_form and deepspeed is not None:
+        raise UsageError(
+            f"fit-q: the method {config.method} trains nothing that several processes could share. "
+            "Leave --deepspeed out."
         )
     credited = paid.manifest.config.get("rewards") == "credit"
-    if credited and config.method != "mc" and config.loss == "bce":
+    if credited and config.method != "mc" and config.output == "bce":
         raise UsageError(
             f"fit-q: {config.method} adds a reward of credit and Q of the next state, which may "
             "exceed 1, and the loss bce needs [0, 1]. Add --set fit-q.loss=squared"
@@ -81,7 +87,7 @@ def run(
         loaded = load_policy(policy)
         q = QFunction.from_policy(
             model_folder(policy),
-            QSettings(loss=config.loss, max_tokens=config.max_tokens, members=config.members),
+            QSettings(loss=config.output, max_tokens=config.max_tokens, members=config.members),
             seed=config.seed,
         )
         q.prepare(config)
@@ -103,7 +109,7 @@ def run(
             key=fingerprint("fit-q", config.model_dump(mode="json", by_alias=True), inputs),
             every=config.checkpoint_steps,
         )
-        following = _next_actions(actions) if actions and config.method == "fqe" else None
+        following = _next_actions(actions) if actions and config.reads_actions else None
         lambda_ = config.lambda_ if config.method == "td-lambda" else 0.0
 
         def sweep() -> list[Target]:
@@ -116,14 +122,24 @@ def run(
             ]
 
         try:
-            fitted = fit(
-                q,
-                [target for c in train for target in c.monte_carlo()],
-                config,
-                sweep=None if config.method == "mc" else sweep,
-                checkpoint=checkpoint,
-                deepspeed=deepspeed,
-            )
+            if config.is_closed_form:
+                solved = fit_least_squares(q, train, config, gamma=gamma, actions=following)
+                told: dict[str, Any] = {"ridge": solved.ridge, "errors": solved.errors}
+            else:
+                fitted = fit(
+                    q,
+                    [target for c in train for target in c.monte_carlo()],
+                    config,
+                    sweep=None if config.method == "mc" else sweep,
+                    checkpoint=checkpoint,
+                    deepspeed=deepspeed,
+                )
+                told = {
+                    "loss": fitted.losses,
+                    "validation": fitted.validation,
+                    "best_epoch": fitted.best_epoch,
+                    "sweeps": fitted.sweeps,
+                }
         except ValueError as error:
             raise DataError(f"{returns}: {error}.") from None
         q.finish()
@@ -137,13 +153,7 @@ def run(
         writer.write(_rows(conversations, scored))
         others = other_actions(q, loaded, conversations, config)
         metrics = _diagnose(conversations, scored, others, config)
-        metrics["fit"] = {
-            "method": config.method,
-            "loss": fitted.losses,
-            "validation": fitted.validation,
-            "best_epoch": fitted.best_epoch,
-            "sweeps": fitted.sweeps,
-        }
+        metrics["fit"] = {"method": config.method} | told
         metrics["behaviour"] = behind_the_log(conversations, loaded, config)
         metrics["coverage"] = _coverage(train, others, config)
         writer.write_json("metrics.json", metrics)
@@ -294,10 +304,12 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, float | bool | str]:
     found: dict[str, float | bool | str] = {
         "verdict": heldout["verdict"],
         "verdict_reason": heldout["verdict_reason"],
-        "best_epoch": float(metrics["fit"]["best_epoch"]),
         "better_than_constant": heldout["better_than_constant"],
         "share_other_policies": metrics["behaviour"]["share_other_policies"],
     }
+    for name in ("best_epoch", "ridge"):
+        if name in metrics["fit"]:
+            found[name] = float(metrics["fit"][name])
     for name in names:
         value = heldout[name]
         found[f"heldout_{name}"] = math.nan if value is None else value

@@ -40,7 +40,7 @@ def behind_the_log(
     }
     found["evaluates"] = (
         "the plain policy"
-        if config.method == "fqe"
+        if config.reads_actions
         else "the mixture of personas and plain policy that made the log; "
         "--set fit-q.method=fqe evaluates the plain policy"
         if found["share_personas"] > 0
@@ -67,7 +67,7 @@ def behind_the_log(
         ratio = ratio[np.isfinite(ratio)]
         if len(ratio):
             found["effective_share"] = float(ratio.sum() ** 2 / (len(ratio) * (ratio**2).sum()))
-    if config.method != "fqe" and found["share_other_policies"] > 0:
+    if not config.reads_actions and found["share_other_policies"] > 0:
         found["advice"] = (
             "part of the log was made by other policies than the one to improve: these returns are "
             "theirs. `iterppo actions` and --set fit-q.method=fqe evaluate the policy itself."

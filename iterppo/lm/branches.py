@@ -7,7 +7,7 @@
 What a pair by itself gives. K actions at n states cost the tokens of the conversation and of the
 actions, where pairs by themselves repeat the state nK times.
 
-Shapes: B rows of a batch, T tokens of the longest, N branches in a batch, M members.
+Shapes: B rows of a batch, T tokens of the longest, N branches in a batch, D hidden, M members.
 """
 
 from __future__ import annotations
@@ -63,8 +63,10 @@ def branch_values(
         Values in discounted outcomes; NaN where a pair exceeds the context.
     """
     values = [[math.nan] * len(branches) for _, branches in requests]
-    for (request, branch), value, _ in _passes(q, requests, tokens_per_batch):
-        values[request][branch] = value
+    for places, hidden_ND in _passes(q, requests, tokens_per_batch):
+        value_N, _ = _values(q, hidden_ND)
+        for (request, branch), value in zip(places, value_N, strict=True):
+            values[request][branch] = value
     return values
 
 
@@ -77,16 +79,40 @@ def branch_members(
     """As `branch_values`, each beside the values of the ensemble's members."""
     members = q.settings.members
     found = [[(math.nan, [math.nan] * members) for _ in branches] for _, branches in requests]
-    for (request, branch), value, value_M in _passes(q, requests, tokens_per_batch):
-        found[request][branch] = (value, value_M)
+    for places, hidden_ND in _passes(q, requests, tokens_per_batch):
+        value_N, value_NM = _values(q, hidden_ND)
+        for (request, branch), value, value_M in zip(places, value_N, value_NM, strict=True):
+            found[request][branch] = (value, value_M)
     return found
+
+
+def branch_features(
+    q: QFunction,
+    requests: Sequence[tuple[Segment, Sequence[Branch]]],
+    *,
+    tokens_per_batch: int = 8192,
+) -> list[list[torch.Tensor | None]]:
+    """What Q̂'s heads would read of branches, in their order: (D,) each; None where a pair exceeds
+    the context."""
+    found: list[list[torch.Tensor | None]] = [[None] * len(branches) for _, branches in requests]
+    for places, hidden_ND in _passes(q, requests, tokens_per_batch):
+        for (request, branch), hidden_D in zip(places, hidden_ND.cpu(), strict=True):
+            found[request][branch] = hidden_D
+    return found
+
+
+@torch.no_grad()
+def _values(q: QFunction, hidden_ND: torch.Tensor) -> tuple[list[float], list[list[float]]]:
+    """Values and members' values."""
+    raw_NM = q.heads.members(hidden_ND)
+    return q.to_value(raw_NM.mean(dim=1)).tolist(), q.to_value(raw_NM).tolist()
 
 
 @torch.no_grad()
 def _passes(
     q: QFunction, requests: Sequence[tuple[Segment, Sequence[Branch]]], tokens_per_batch: int
-) -> Iterator[tuple[tuple[int, int], float, list[float]]]:
-    """Place, value and members' values of every branch that fits."""
+) -> Iterator[tuple[list[tuple[int, int]], torch.Tensor]]:
+    """Places and last hidden states (N, D) of the branches that fit, batch by batch."""
     q.model.eval()
     rows = [
         row
@@ -96,10 +122,7 @@ def _passes(
     lengths = [len(row.ids) for row in rows]
     for batch in token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=None):
         chosen = [rows[index] for index in batch]
-        raw_NM = _outputs(q, chosen)
-        value_N = q.to_value(raw_NM.mean(dim=1)).tolist()
-        places = [span.place for row in chosen for span in row.spans]
-        yield from zip(places, value_N, q.to_value(raw_NM).tolist(), strict=True)
+        yield [span.place for row in chosen for span in row.spans], _hidden(q, chosen)
 
 
 def _rows(q: QFunction, trunk: Segment, branches: Sequence[Branch], number: int) -> Iterator[_Row]:
@@ -122,8 +145,8 @@ def _rows(q: QFunction, trunk: Segment, branches: Sequence[Branch], number: int)
         yield row
 
 
-def _outputs(q: QFunction, rows: Sequence[_Row]) -> torch.Tensor:
-    """The members' outputs at the end of every branch of the rows: shape (N, M)."""
+def _hidden(q: QFunction, rows: Sequence[_Row]) -> torch.Tensor:
+    """The last hidden state at the end of every branch of the rows: shape (N, D)."""
     T = max(len(row.ids) for row in rows)
     ids_BT = torch.zeros(len(rows), T, dtype=torch.long)
     position_BT = torch.zeros_like(ids_BT)
@@ -148,5 +171,4 @@ def _outputs(q: QFunction, rows: Sequence[_Row]) -> torch.Tensor:
     )
     places = [(b, span.end - 1) for b, row in enumerate(rows) for span in row.spans]
     b_N, end_N = (list(column) for column in zip(*places, strict=True))
-    raw_NM: torch.Tensor = q.heads.members(hidden_BTD[b_N, end_N].float())
-    return raw_NM
+    return hidden_BTD[b_N, end_N].float()

@@ -161,7 +161,7 @@ def _regress(
     # weights depend on the length, and would cancel.
     weights = [w for target in train for w in target.weights if w > 0]
     mean_weight = sum(weights) / len(weights)
-    draws = [_draws(target.conversation_id, q.settings.members, config.seed) for target in train]
+    draws = [draws_of(target.conversation_id, q.settings.members, config.seed) for target in train]
 
     here = team()
 
@@ -283,7 +283,7 @@ def _with_values(targets: Sequence[Target], saved: Saved) -> list[Target]:
     ]
 
 
-def _draws(conversation_id: str, members: int, seed: int) -> list[int]:
+def draws_of(conversation_id: str, members: int, seed: int) -> list[int]:
     """How often each member's resample holds a conversation."""
     if members == 1:
         return [1]

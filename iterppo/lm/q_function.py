@@ -53,6 +53,13 @@ class Outputs(NamedTuple):
     v_N: torch.Tensor
 
 
+class Features(NamedTuple):
+    """What the heads read at the ends of a segment or a batch."""
+
+    action_ND: torch.Tensor
+    state_ND: torch.Tensor
+
+
 class Estimate(NamedTuple):
     """What is thought of one (s, a), in units of the return."""
 
@@ -211,6 +218,25 @@ class QFunction:
 
     def own_outputs(self, segments: Sequence[Segment]) -> Outputs:
         """`outputs` by this process's modules, as they are."""
+        action_ND, state_ND = self._read(segments)
+        return Outputs(self.heads.members(action_ND), self.heads.state(state_ND).squeeze(-1))
+
+    @torch.no_grad()
+    def features(
+        self, segments: Sequence[Segment], *, tokens_per_batch: int = 8192
+    ) -> list[Features]:
+        """What the heads read of each segment, on the CPU."""
+        self.model.eval()
+        found: dict[int, Features] = {}
+        lengths = [len(segment.ids) for segment in segments]
+        for batch in token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=None):
+            chosen = [segments[index] for index in batch]
+            ends = [len(segment.ends) for segment in chosen]
+            both = (each.cpu().split(ends) for each in self._read(chosen))
+            found |= dict(zip(batch, map(Features, *both), strict=True))
+        return [found[index] for index in range(len(segments))]
+
+    def _read(self, segments: Sequence[Segment]) -> Features:
         ids_BT = right_pad([segment.ids for segment in segments], value=self._pad_id)
         # Right padding needs no attention mask in a causal model, and no end is ever looked for by
         # a pad id.
@@ -220,10 +246,7 @@ class QFunction:
         rows = [row for row, segment in enumerate(segments) for _ in segment.ends]
         ends = [position for segment in segments for _, position in segment.ends]
         states = [position for segment in segments for position in segment.states]
-        return Outputs(
-            self.heads.members(hidden_BTD[rows, ends].float()),
-            self.heads.state(hidden_BTD[rows, states].float()).squeeze(-1),
-        )
+        return Features(hidden_BTD[rows, ends].float(), hidden_BTD[rows, states].float())
 
     def raw(self, segments: Sequence[Segment]) -> torch.Tensor:
         """The mean member's output at every action end, in order: shape (N,)."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from iterppo.lm.branches import branch_values
+from iterppo.lm.branches import Branch, branch_values
 from iterppo.lm.q_fitting import Target
 from iterppo.lm.q_function import QFunction
 from iterppo.lm.rendering import Renderer, Segment, decisions
 from iterppo.rl.q_targets import lambda_returns
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -160,31 +162,42 @@ def next_values(
             }
             for conversation in conversations
         ]
-    owners = [(c, segment) for c in conversations for segment in c.segments]
-    requests = [
-        (
-            segment,
-            [
-                (end, action)
+    asked = of_actions(conversations, actions, lambda requests: branch_values(q, requests))
+    known = [
+        {n: [v for v in each if not math.isnan(v)] for n, each in one.items()} for one in asked
+    ]
+    return [{n: sum(each) / len(each) for n, each in one.items() if each} for one in known]
+
+
+def of_actions(
+    conversations: Sequence[Conversation],
+    actions: Mapping[tuple[str, int], Sequence[str]],
+    ask: Callable[[list[tuple[Segment, list[Branch]]]], list[list[_T]]],
+) -> list[dict[int, list[_T]]]:
+    """What is asked of other actions in the states of each conversation, all but the first, by the
+    index of the turn.
+
+    Args:
+        conversations: Of the log.
+        actions: By conversation and turn (from 1).
+        ask: Of `lm.branches`.
+    """
+    requests: list[tuple[Segment, list[Branch]]] = []
+    places: list[list[tuple[int, int]]] = []
+    for number, c in enumerate(conversations):
+        for segment in c.segments:
+            chosen = [
+                (end, index, action)
                 for end, (index, _) in enumerate(segment.ends)
                 if index > 0
                 for action in actions.get((c.conversation_id, index + 1), ())
-            ],
-        )
-        for c, segment in owners
-    ]
-    by_state: dict[tuple[str, int], list[float]] = {}
-    for (c, segment), (_, branches), values in zip(
-        owners, requests, branch_values(q, requests), strict=True
-    ):
-        for (end, _), value in zip(branches, values, strict=True):
-            if not math.isnan(value):
-                index = segment.ends[end][0]
-                by_state.setdefault((c.conversation_id, index), []).append(value)
-    found: list[dict[int, float]] = []
-    for c in conversations:
-        known = ((n, by_state.get((c.conversation_id, n))) for n in range(len(c.rows)))
-        found.append({n: sum(values) / len(values) for n, values in known if values})
+            ]
+            requests.append((segment, [(end, action) for end, _, action in chosen]))
+            places.append([(number, index) for _, index, _ in chosen])
+    found: list[dict[int, list[_T]]] = [{} for _ in conversations]
+    for answers, where in zip(ask(requests), places, strict=True):
+        for answer, (number, index) in zip(answers, where, strict=True):
+            found[number].setdefault(index, []).append(answer)
     return found
 
 

@@ -1,0 +1,225 @@
+"""Fitting the heads of Q̂ and V̂ in closed form, on the policy's backbone as it is.
+
+    lstd     V̂ is the fixed point of r + γ V̂(s'), Q̂ the regression on it
+    lstdq    Q̂ is the fixed point of r + γ Q̂(s', a') over actions a' of the policy to evaluate
+
+A policy that was cloned from conversations has learned to say what follows what, and reads both
+sides; what its last hidden state says of an outcome is found by one pass over the log and one
+system of equations (`iterppo.rl.least_squares`). Nothing is trained, so nothing is overfitted but
+the heads, which a ridge holds: the one whose Q̂ predicts the returns of left-out conversations best.
+
+Shapes: N transitions, D hidden, M members, F folds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from iterppo.config import FitQConfig
+from iterppo.lm.branches import branch_features
+from iterppo.lm.q_fitting import draws_of
+from iterppo.lm.q_function import Features, QFunction
+from iterppo.lm.q_log import Conversation, of_actions
+from iterppo.logs.splits import unit_hash
+from iterppo.progress import progress
+from iterppo.rl.least_squares import Array, Errors, Moments
+
+RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+"""Tried, in transitions."""
+FOLDS = 5
+CONVERSATIONS_AT_ONCE = 256
+"""Whose features are held in memory."""
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """How the fit went."""
+
+    ridge: float
+    """The one that was taken, in transitions."""
+    errors: dict[float, float]
+    """Mean squared error of Q̂ for the returns of left-out conversations, by ridge; empty where the
+    ridge was given."""
+
+
+class _Transition(NamedTuple):
+    """From a turn to the next one whose value is known, or to the end (None)."""
+
+    turn: int
+    reward: float
+    """Discounted, from the turn on."""
+    discount: float
+    next_turn: int | None
+
+
+def fit_least_squares(
+    q: QFunction,
+    conversations: Sequence[Conversation],
+    config: FitQConfig,
+    *,
+    gamma: float,
+    actions: Mapping[tuple[str, int], Sequence[str]] | None = None,
+) -> LeastSquares:
+    """Set the heads of Q̂ and V̂ in place.
+
+    Args:
+        q: What is fitted; its values are linear in its heads (loss `squared`).
+        conversations: To fit on.
+        config: Of the stage.
+        gamma: Discount per turn, in [0, 1].
+        actions: lstdq: by conversation and turn (from 1), what the policy to evaluate would do.
+            None: lstd.
+
+    Raises:
+        ValueError: If no turn's fate is known, or there is no solution.
+    """
+    assert q.settings.loss == "squared", "a sigmoid is not linear"
+    members, width = q.settings.members, q.heads.members.weight.shape[1]
+    moments = Moments.empty(groups=members + FOLDS, value=width, regression=width)
+    errors = Errors.empty(groups=FOLDS, features=width)
+    starts = range(0, len(conversations), CONVERSATIONS_AT_ONCE)
+    for start in progress(starts, "fit-q: reading", total=len(starts), unit="parts"):
+        some = conversations[start : start + CONVERSATIONS_AT_ONCE]
+        _add(moments, errors, q, some, config, gamma=gamma, actions=actions)
+    folds = range(members, members + FOLDS)
+    together = moments.of(folds)
+    if together.mass_G[0] == 0:
+        raise ValueError("no training turn has both an action and a known fate")
+    tried: dict[float, float] = {}
+    if config.ridge == 0:
+        for ridge in RIDGES:
+            tried[ridge] = _left_out_error(
+                moments, errors, ridge, members=members, own=actions is None
+            )
+    ridge = config.ridge or min(RIDGES, key=tried.__getitem__)
+    state_D, head_D = _heads(together.solve(ridge), actions)
+    if members > 1:
+        solved = [_heads(moments.solve(ridge, group=m), actions) for m in range(members)]
+        heads_MD = np.stack([head for _, head in solved])
+    else:
+        heads_MD = head_D[None]
+    with torch.no_grad():
+        q.heads.state.weight.copy_(torch.from_numpy(state_D[None]))
+        q.heads.members.weight.copy_(torch.from_numpy(heads_MD))
+    return LeastSquares(ridge, tried)
+
+
+def _heads(
+    solved: tuple[Array, Array], actions: Mapping[tuple[str, int], Sequence[str]] | None
+) -> tuple[Array, Array]:
+    """V̂'s and Q̂'s, of value and regression."""
+    value_D, regression_D = solved
+    return (value_D, regression_D) if actions is None else (regression_D, value_D)
+
+
+def _left_out_error(
+    moments: Moments, errors: Errors, ridge: float, *, members: int, own: bool
+) -> float:
+    """Mean squared error for the returns of each fold, of a head that the others gave: Q̂'s own or,
+    of a policy whose returns nobody has seen, that of the regression on the returns of the log."""
+    total = mass = 0.0
+    for fold in range(FOLDS):
+        others = [other for other in range(FOLDS) if other != fold]
+        try:
+            if own:
+                _, head_D = moments.of([members + other for other in others]).solve(ridge)
+            else:
+                head_D = errors.of(others).least(ridge)
+        except ValueError:
+            return math.inf
+        total += errors.squared(head_D, group=fold)
+        mass += errors.mass_G[fold]
+    return total / mass if mass > 0 else math.nan
+
+
+def _add(
+    moments: Moments,
+    errors: Errors,
+    q: QFunction,
+    conversations: Sequence[Conversation],
+    config: FitQConfig,
+    *,
+    gamma: float,
+    actions: Mapping[tuple[str, int], Sequence[str]] | None,
+) -> None:
+    """The transitions of some conversations, and their returns."""
+    members = q.settings.members
+    read = iter(q.features([segment for c in conversations for segment in c.segments]))
+    by_turn = [_by_turn(c, read) for c in conversations]
+    following = (
+        [{turn: state_D for turn, (_, state_D) in found.items()} for found in by_turn]
+        if actions is None
+        else _mean_features(q, conversations, actions)
+    )
+    phi, after, psi, reward, weight = [], [], [], [], []
+    told, wanted, told_weight = [], [], []
+    for c, found, next_D in zip(conversations, by_turn, following, strict=True):
+        fold = np.eye(FOLDS)[int(unit_hash(c.conversation_id, seed=config.seed + 3) * FOLDS)]
+        weights = np.concatenate([draws_of(c.conversation_id, members, config.seed), fold])
+        for turn, paid, discount, next_turn in _transitions(c, found, next_D, gamma=gamma):
+            action_D, state_D = found[turn]
+            lead, follow = (state_D, action_D) if actions is None else (action_D, state_D)
+            phi.append(lead)
+            psi.append(follow)
+            after.append(discount * next_D[next_turn] if next_turn is not None else 0 * lead)
+            reward.append(paid)
+            weight.append(weights)
+        for target, turns in zip(c.monte_carlo(), c.turns, strict=True):
+            for known, share, of in zip(target.returns, target.weights, turns, strict=True):
+                if share > 0:
+                    told.append(found[of.row["turn"] - 1][0])
+                    wanted.append(known)
+                    told_weight.append(share * fold)
+    if phi:
+        features = np.stack(phi), np.stack(after), np.stack(psi)
+        moments.add(*features, np.array(reward), np.stack(weight))
+    if told:
+        errors.add(np.stack(told), np.array(wanted), np.stack(told_weight))
+
+
+def _by_turn(c: Conversation, read: Iterator[Features]) -> dict[int, tuple[Array, Array]]:
+    """Features of the pair and of the state, by the turn's index."""
+    found: dict[int, tuple[Array, Array]] = {}
+    for segment in c.segments:
+        features = next(read)
+        pairs = zip(features.action_ND.numpy(), features.state_ND.numpy(), strict=True)
+        found |= {index: pair for (index, _), pair in zip(segment.ends, pairs, strict=True)}
+    return found
+
+
+def _mean_features(
+    q: QFunction,
+    conversations: Sequence[Conversation],
+    actions: Mapping[tuple[str, int], Sequence[str]],
+) -> list[dict[int, Array]]:
+    """φ' of the states of each conversation, the mean over the actions there, by turn."""
+    asked = of_actions(conversations, actions, lambda requests: branch_features(q, requests))
+    known = [{n: [x for x in each if x is not None] for n, each in one.items()} for one in asked]
+    return [
+        {n: torch.stack(each).mean(0).numpy() for n, each in one.items() if each} for one in known
+    ]
+
+
+def _transitions(
+    c: Conversation, found: Mapping[int, object], next_D: Mapping[int, object], *, gamma: float
+) -> Iterator[_Transition]:
+    """Those whose fate the log shows. States whose value is not known (they do not fit the context,
+    or nothing was suggested in them) are passed over: their rewards are added up."""
+    last = len(c.rows) - 1
+    for turn in sorted(found):
+        reward, discount, at = 0.0, 1.0, turn
+        while c.fates_known[at]:
+            reward += discount * c.rewards[at]
+            if at == last:
+                yield _Transition(turn, reward, 0.0, None)
+                break
+            discount, at = discount * gamma, at + 1
+            if at in next_D:
+                yield _Transition(turn, reward, discount, at)
+                break
