@@ -350,6 +350,10 @@ class ActionsConfig(StageConfig):
     """K: actions in each state."""
 
 
+OFF_POLICY = ("fqe", "lstdq")
+"""Methods of fit-q that evaluate the policy that `iterppo actions` asked, whoever made the log."""
+
+
 class FitQConfig(StageConfig):
     """Trajectories and returns to a Q-function."""
 
@@ -418,8 +422,8 @@ class FitQConfig(StageConfig):
 
     @property
     def reads_actions(self) -> bool:
-        """Whether Q is of the policy that `iterppo actions` asked, whoever made the log."""
-        return self.method in ("fqe", "lstdq")
+        """Whether Q is of the policy that was asked, not of the one that made the log."""
+        return self.method in OFF_POLICY
 
     @property
     def output(self) -> Literal["bce", "squared"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact import Artifact, ArtifactWriter, Manifest, open_artifact, paired_conversations
-from iterppo.config import EvaluateConfig, FitQConfig
+from iterppo.config import OFF_POLICY, EvaluateConfig, FitQConfig
 from iterppo.errors import DataError, UsageError
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import say
@@ -214,7 +214,7 @@ def _readings(
 def _trouble(fitted: Artifact, proposals: Artifact | None) -> str | None:
     """Why a Q does not tell the new policy's value."""
     made_with = fitted.manifest.inputs.get("actions")
-    if made_with is None:
+    if fitted.manifest.config.get("method") not in OFF_POLICY or made_with is None:
         return f"{fitted.path} was fitted by neither fqe nor lstdq"
     if proposals is None or made_with.digest != proposals.manifest.digest:
         return (

@@ -25,6 +25,7 @@ from iterppo.artifact import Artifact, Manifest, open_artifact, read_manifest
 from iterppo.cli import app
 from iterppo.errors import UsageError
 from iterppo.lm import ppo, q_fitting
+from iterppo.lm.q_function import QFunction
 from iterppo.logs.sources import LOG_FILE
 from iterppo.pipeline import STAGES
 
@@ -527,12 +528,37 @@ def test_every_method_makes_a_q_that_scores_all_turns(
     assert [path.name for path in tmp_path.iterdir()] == ["q"], "no checkpoint is left behind"
 
 
-def test_fqe_without_next_actions_says_what_to_do(
-    first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+@pytest.mark.parametrize("method", ["lstd", "lstdq"])
+def test_a_q_in_closed_form_scores_all_turns_and_is_a_reward(
+    method: str, asked: Path, first: Path, config: Path, tmp_path: Path
+) -> None:
+    run(
+        *explicit("fit-q", first, tmp_path / "q"),
+        *("--actions", asked, "--config", config, "--set", f"fit-q.method={method}"),
+    )
+    fitted = json.loads((tmp_path / "q" / "metrics.json").read_text())["fit"]
+    scored, plain = rows(tmp_path / "q", "q"), rows(first / "q", "q")
+    made = manifest(tmp_path / "q")
+    loaded = QFunction.load(tmp_path / "q" / "model")
+
+    assert [(row["conversation_id"], row["turn"]) for row in scored] == [
+        (row["conversation_id"], row["turn"]) for row in plain
+    ]
+    assert [row["q"] for row in scored] != [row["q"] for row in plain]
+    assert all(row["q_spread"] > 0 for row in scored)
+    assert made.metrics["ridge"] == fitted["ridge"]
+    assert ("actions" in made.inputs) == (method == "lstdq")
+    assert loaded.settings.loss == "squared"
+    assert [path.name for path in tmp_path.iterdir()] == ["q"]
+
+
+@pytest.mark.parametrize("method", ["fqe", "lstdq"])
+def test_without_next_actions_a_method_that_needs_them_says_what_to_do(
+    method: str, first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     done = command(
         *explicit("fit-q", first, tmp_path / "q"),
-        *("--config", config, "--set", "fit-q.method=fqe"),
+        *("--config", config, "--set", f"fit-q.method={method}"),
     )
 
     assert done.status == 2

@@ -328,7 +328,7 @@ def test_with_a_q_of_the_new_policy_every_method_answers(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        pytest.param({"method": "mc"}, "was not fitted by the method fqe", id="another method"),
+        pytest.param({"method": "mc"}, "was fitted by neither fqe nor lstdq", id="another method"),
         pytest.param({"digest": "0" * 64}, "other actions than those of", id="another policy"),
         pytest.param({"verdict": "noise"}, "Q is noise", id="noise"),
     ],

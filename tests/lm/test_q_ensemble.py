@@ -121,7 +121,7 @@ def test_members_learn_from_their_own_resamples(
         )
 
     monkeypatch.setattr(
-        "iterppo.lm.q_fitting._draws",
+        "iterppo.lm.q_fitting.draws_of",
         lambda conversation, members, seed: [2, 0] if conversation[0] == "c" else [0, 2],
     )
     q = QFunction.from_policy(make_policy(), QSettings(loss="bce", max_tokens=128, members=2))

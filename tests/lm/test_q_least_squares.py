@@ -1,0 +1,213 @@
+"""LSTD and LSTDQ on a policy's backbone: transitions as the log shows them, heads as the definition
+has them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from iterppo.config import FitQConfig
+from iterppo.lm.q_fitting import draws_of
+from iterppo.lm.q_function import QFunction, QSettings
+from iterppo.lm.q_least_squares import RIDGES, _transitions, fit_least_squares
+from iterppo.lm.q_log import Conversation, conversations_of
+from iterppo.lm.rendering import decisions
+
+MakePolicy = Callable[..., Path]
+MakeRow = Callable[..., dict[str, Any]]
+Array = np.ndarray[Any, Any]
+GAMMA = 0.9
+ANSWERS = ("yes", "no", "maybe")
+
+
+@pytest.fixture
+def q(make_policy: MakePolicy) -> QFunction:
+    settings = QSettings(loss="squared", max_tokens=128, members=3)
+    return QFunction.from_policy(make_policy(steps=20), settings)
+
+
+@pytest.fixture
+def log(q: QFunction, row: MakeRow, system: str) -> Callable[..., list[Conversation]]:
+    """Conversations that end with the outcome where their last suggestion was `yes`."""
+
+    def make(
+        number: int, *, censored: Sequence[int] = (), silent: Mapping[int, int] | None = None
+    ) -> list[Conversation]:
+        pairs = []
+        for n in range(number):
+            turns = [
+                row(f"Hello {n % 7}", ANSWERS[(n + t) % 3], f"Sent {t}", "edited")
+                for t in range(1 + n % 3)
+            ]
+            outcome = float(turns[-1]["suggestion"] == "yes" and n not in censored)
+            if silent and n in silent:  # the business wrote without one
+                turns[silent[n]] |= {"suggestion": None, "adoption": "not_shown"}
+            pairs.append(
+                (
+                    [
+                        turn
+                        | {
+                            "conversation_id": f"c{n}",
+                            "turn": t,
+                            "split": "train",
+                            "censored": n in censored,
+                            "customer_time": None,
+                            "sent_time": None,
+                        }
+                        for t, turn in enumerate(turns, start=1)
+                    ],
+                    [
+                        {
+                            "reward": outcome if t == len(turns) else 0.0,
+                            "return": None
+                            if n in censored
+                            else outcome * GAMMA ** (len(turns) - t),
+                            "weight": 1.0,
+                        }
+                        for t in range(1, len(turns) + 1)
+                    ],
+                )
+            )
+        return list(
+            conversations_of(
+                pairs, q.renderer, system_prompt=system, max_tokens=128, fate_known_until=None
+            )
+        )
+
+    return make
+
+
+def config(**settings: Any) -> FitQConfig:
+    return FitQConfig.model_validate({"method": "lstd", **settings})
+
+
+def features(q: QFunction, c: Conversation) -> dict[int, tuple[Array, Array]]:
+    """By a pass of each conversation on its own."""
+    (segment,), ((action_ND, state_ND),) = c.segments, q.features(c.segments)
+    return {
+        index: (action.numpy().astype(float), state.numpy().astype(float))
+        for (index, _), action, state in zip(segment.ends, action_ND, state_ND, strict=True)
+    }
+
+
+def ridged(features_ND: Array, weight_N: Array, ridge: float) -> tuple[Array, Array]:
+    weighted = (features_ND * weight_N[:, None]).T
+    second = weighted @ features_ND
+    rho = ridge * np.trace(second) / (weight_N.sum() * len(second))
+    return second + rho * np.eye(len(second)), weighted
+
+
+def test_lstd_is_the_definition(q: QFunction, log: Callable[..., list[Conversation]]) -> None:
+    conversations = log(30)
+    found = fit_least_squares(q, conversations, config(ridge=2.0), gamma=GAMMA)
+
+    phi, psi, after, reward, who = [], [], [], [], []
+    for c in conversations:
+        read = features(q, c)
+        for index in range(len(c.rows)):
+            psi.append(read[index][0])
+            phi.append(read[index][1])
+            last = index == len(c.rows) - 1
+            after.append(0 * phi[-1] if last else GAMMA * read[index + 1][1])
+            reward.append(c.rewards[index])
+            who.append(draws_of(c.conversation_id, 3, 0))
+
+    def heads(weight_N: Array) -> tuple[Array, Array]:
+        second, weighted = ridged(np.stack(phi), weight_N, 2.0)
+        value_D = np.linalg.solve(second - weighted @ np.stack(after), weighted @ np.array(reward))
+        second, weighted = ridged(np.stack(psi), weight_N, 2.0)
+        return value_D, np.linalg.solve(
+            second, weighted @ (np.array(reward) + np.stack(after) @ value_D)
+        )
+
+    value_D, _ = heads(np.ones(len(phi)))
+    assert q.heads.state.weight[0].detach().numpy() == pytest.approx(value_D, abs=1e-4)
+    for member, weight_N in enumerate(np.array(who, dtype=float).T):
+        _, head_D = heads(weight_N)
+        assert q.heads.members.weight[member].detach().numpy() == pytest.approx(head_D, abs=1e-4)
+    assert found.ridge == 2.0
+    assert found.errors == {}
+
+
+def test_lstdq_bootstraps_on_the_actions_of_the_policy_to_evaluate(
+    make_policy: MakePolicy, log: Callable[..., list[Conversation]], system: str
+) -> None:
+    settings = QSettings(loss="squared", max_tokens=128)
+    q = QFunction.from_policy(make_policy(steps=20), settings)
+    conversations = log(30)
+    actions = {
+        (c.conversation_id, turn): ["yes", "maybe"]
+        for c in conversations
+        for turn in range(1, len(c.rows) + 1)
+    }
+    fit_least_squares(
+        q, conversations, config(method="lstdq", ridge=2.0), gamma=GAMMA, actions=actions
+    )
+    head = q.heads.members.weight[0].detach().double()
+
+    # Q̂ solves its own equation: Σ φ (r + γ mean Q̂(s', a') − Q̂(s, a)) = ρ w
+    gradient, squares, number = torch.zeros_like(head), 0.0, 0
+    for c in conversations:
+        read = features(q, c)
+        states = [d.state for d in decisions(c.rows, system_prompt=system)]
+        for index, (action_D, _) in read.items():
+            target = c.rewards[index]
+            if index + 1 < len(c.rows):
+                target += GAMMA * sum(q([states[index + 1]] * 2, ["yes", "maybe"])) / 2
+            phi = torch.from_numpy(action_D)
+            gradient += phi * (target - float(phi @ head))
+            squares += float(phi @ phi)
+            number += 1
+    rho = 2.0 * squares / (number * len(head))
+    assert gradient.numpy() == pytest.approx((rho * head).numpy(), abs=2e-3)
+
+
+def test_without_a_ridge_the_one_that_predicts_left_out_returns_best_is_taken(
+    q: QFunction, log: Callable[..., list[Conversation]]
+) -> None:
+    found = fit_least_squares(q, log(60), config(), gamma=GAMMA)
+
+    assert list(found.errors) == list(RIDGES)
+    assert found.ridge == min(RIDGES, key=found.errors.__getitem__)
+    assert len(set(found.errors.values())) == len(RIDGES)
+    # What it can know: whether the last suggestion was `yes`, and how many turns there are to be.
+    mean = np.mean([c.rewards[-1] for c in log(60)])
+    assert min(found.errors.values()) < mean * (1 - mean)
+
+
+def test_what_a_censored_conversation_showed_counts_and_what_it_hid_does_not(
+    q: QFunction, log: Callable[..., list[Conversation]]
+) -> None:
+    def heads(conversations: list[Conversation]) -> Array:
+        fit_least_squares(q, conversations, config(ridge=2.0), gamma=GAMMA)
+        return q.heads.members.weight.detach().numpy().copy()
+
+    several = [n for n in range(30) if n % 3 == 2]  # of three turns
+    whole, cut = log(30), log(30, censored=several)
+    without = [c for n, c in enumerate(whole) if n not in several]
+
+    assert heads(cut) != pytest.approx(heads(without)), "their first two turns are known"
+    assert heads(cut) != pytest.approx(heads(whole)), "their last one is not"
+
+
+def test_a_turn_without_a_suggestion_is_passed_over(
+    q: QFunction, log: Callable[..., list[Conversation]]
+) -> None:
+    (c,) = log(3, silent={2: 1})[2:]
+    *_, first, third = _transitions(c, {0: 0, 2: 0}, {0: 0, 2: 0}, gamma=GAMMA)
+
+    assert c.num_without_action == 1
+    assert first == (0, 0.0, pytest.approx(GAMMA**2), 2)
+    assert third == (2, c.rewards[2], 0.0, None)
+
+
+def test_nothing_to_learn_from_says_so(
+    q: QFunction, log: Callable[..., list[Conversation]]
+) -> None:
+    single = [c for c in log(9, censored=range(9)) if len(c.rows) == 1]
+
+    with pytest.raises(ValueError, match="no training turn"):
+        fit_least_squares(q, single, config(), gamma=GAMMA)
