@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from iterppo.lm.q_function import QFunction
 from iterppo.lm.rendering import Segment
 from iterppo.lm.training import token_batches
+
+if TYPE_CHECKING:
+    from iterppo.lm.q_function import QFunction
 
 Branch = tuple[int, str]
 """Number of an end of a segment, and another action in its state."""

@@ -26,6 +26,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from iterppo.config import FitQConfig
 from iterppo.errors import ArtifactError
+from iterppo.lm.branches import branch_members
 from iterppo.lm.policy import load_tokenizer
 from iterppo.lm.read_positions import last_layer_at
 from iterppo.lm.rendering import Message, Renderer, Segment
@@ -314,16 +315,46 @@ class QFunction:
         Raises:
             ArtifactError: If a last message is longer than the context that Q was fitted with.
         """
-        segments = []
-        for state, action in zip(states, actions, strict=True):
-            ids = self.renderer.turn_ids(action.strip())
-            fitted = self.renderer.fit(state, max_tokens=self.settings.max_tokens - len(ids))
-            if fitted is None:
-                raise ArtifactError(
-                    f"q: a message of {len(state[-1]['content'])} characters exceeds its context "
-                    "of "
-                    f"{self.settings.max_tokens} tokens. Fit Q with a larger fit-q.max_tokens."
-                )
-            pair = self.renderer.prompt_ids(fitted[0]) + ids
-            segments.append(Segment(pair, [(0, len(pair) - 1)], [len(pair) - len(ids) - 1]))
-        return [one.q - self.kappa * (one.spread or 0.0) for (one,) in self.estimates(segments)]
+        estimates: dict[int, tuple[float, float]] = {}
+        together, apart = self._shared(states, actions)
+        requests = [request for request, _ in together]
+        for (_, places), found in zip(together, branch_members(self, requests), strict=True):
+            spreads = (
+                float(torch.tensor(values).std()) if len(values) > 1 else 0.0 for _, values in found
+            )
+            estimates |= zip(places, zip((q for q, _ in found), spreads, strict=True), strict=True)
+        segments = [self._pair(states[place], actions[place]) for place in apart]
+        for place, (one,) in zip(apart, self.estimates(segments), strict=True):
+            estimates[place] = one.q, one.spread or 0.0
+        return [q - self.kappa * spread for q, spread in (estimates[n] for n in range(len(states)))]
+
+    def _shared(
+        self, states: Sequence[Sequence[Message]], actions: Sequence[str]
+    ) -> tuple[list[tuple[tuple[Segment, list[tuple[int, str]]], list[int]]], list[int]]:
+        """States with several actions that fit as they are, for `branches`, and the places of their
+        actions; and the places of all other pairs. A state is read once for all its actions."""
+        places: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        for place, state in enumerate(states):
+            key = tuple((message["role"], message["content"]) for message in state)
+            places.setdefault(key, []).append(place)
+        together, apart = [], []
+        for where in places.values():
+            ids = self.renderer.prompt_ids(states[where[0]])
+            longest = max(len(self.renderer.turn_ids(actions[n].strip())) for n in where)
+            if len(where) == 1 or len(ids) + longest > self.settings.max_tokens:
+                apart += where
+                continue
+            trunk = Segment(ids, [(0, len(ids) - 1)], [len(ids) - 1])
+            together.append(((trunk, [(0, actions[n]) for n in where]), where))
+        return together, sorted(apart)
+
+    def _pair(self, state: Sequence[Message], action: str) -> Segment:
+        ids = self.renderer.turn_ids(action.strip())
+        fitted = self.renderer.fit(state, max_tokens=self.settings.max_tokens - len(ids))
+        if fitted is None:
+            raise ArtifactError(
+                f"q: a message of {len(state[-1]['content'])} characters exceeds its context of "
+                f"{self.settings.max_tokens} tokens. Fit Q with a larger fit-q.max_tokens."
+            )
+        pair = self.renderer.prompt_ids(fitted[0]) + ids
+        return Segment(pair, [(0, len(pair) - 1)], [len(pair) - len(ids) - 1])

@@ -456,3 +456,28 @@ def test_a_killed_fit_goes_on_to_the_same_q(
     assert remade.sweeps == pytest.approx(made.sweeps, abs=1e-6)
     assert remade.best_epoch == made.best_epoch
     assert len(made.sweeps) == 3
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1.5])
+def test_a_state_that_is_read_once_for_several_actions_gives_what_each_pair_gives(
+    make_policy: MakePolicy, turns: list[Decision], kappa: float
+) -> None:
+    q = random_q(make_policy())
+    q.kappa = kappa
+    short, long = turns[1].state, turns[3].state
+    asked = [(short, "yes"), (long, "no"), (short, ""), (long, "maybe soon"), (short, "yes")]
+    apart = [q([state], [action])[0] for state, action in asked]
+
+    assert q(*zip(*asked, strict=True)) == pytest.approx(apart, abs=1e-5)
+    assert len(set(apart)) == 4
+
+
+def test_several_actions_of_a_state_that_must_be_cut_are_read_one_by_one(
+    make_policy: MakePolicy, turns: list[Decision]
+) -> None:
+    long = turns[3].state
+    whole = len(random_q(make_policy()).renderer.prompt_ids(long))
+    q = random_q(make_policy(), max_tokens=whole - 1)
+    together = q([long, long], ["yes", "no"])
+
+    assert together == pytest.approx([q([long], [word])[0] for word in ("yes", "no")], abs=1e-6)
