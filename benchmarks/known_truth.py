@@ -6,12 +6,12 @@
 Three settings, on conversations that no fit has seen, through the real stages (ingest, returns,
 init, fit-q), from text alone:
 
-on_policy: logs of the script `mediocre`, and its own Q^π. mc, td-lambda and sarsa.
+on_policy: logs of the script `mediocre`, and its own Q^π. mc, td-lambda, sarsa and lstd.
 
 exploratory: logs of an explorer, who decides every second time, at random, as `expert` would, and
 else as `uniform`, which tries everything; and the Q^π of `expert`, which sells. mc cannot know of
-the expert and evaluates the explorer; fqe is told what the expert would do next (K actions in every
-state, an `actions` artifact).
+the expert and evaluates the explorer; fqe and lstdq are told what the expert would do next (K
+actions in every state, an `actions` artifact).
 
 uncovered: the same with logs of `uniform` alone. Of what leads the expert to a visit, four or five
 right steps in a row, such a log holds next to nothing, and no method can learn it from there.
@@ -42,6 +42,7 @@ import numpy as np
 from benchmarks.machine import machine
 from iterppo.artifact import ArtifactWriter, open_artifact
 from iterppo.config import (
+    OFF_POLICY,
     ActionsConfig,
     FitQConfig,
     IngestConfig,
@@ -62,10 +63,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "on_policy": {
         "log": ["mediocre"],
         "target": "mediocre",
-        "methods": ["mc", "td-lambda", "sarsa"],
+        "methods": ["mc", "td-lambda", "sarsa", "lstd"],
     },
-    "exploratory": {"log": ["expert", "uniform"], "target": "expert", "methods": ["mc", "fqe"]},
-    "uncovered": {"log": ["uniform"], "target": "expert", "methods": ["mc", "fqe"]},
+    "exploratory": {
+        "log": ["expert", "uniform"],
+        "target": "expert",
+        "methods": ["mc", "fqe", "lstdq"],
+    },
+    "uncovered": {"log": ["uniform"], "target": "expert", "methods": ["mc", "fqe", "lstdq"]},
 }
 """`log`: the scripts of which each decision is one's, drawn at random."""
 
@@ -138,7 +143,7 @@ def one_run(
             trajectories=trajectories,
             returns=paid,
             policy=policy,
-            actions=folder / "actions" if method == "fqe" else None,
+            actions=folder / "actions" if method in OFF_POLICY else None,
             out=out,
         )
         found[method] = compare(out, truth) | {"seconds": time.perf_counter() - started}

@@ -430,7 +430,7 @@ def fit_q(
     returns: Annotated[Path | None, typer.Option("--returns", help="Returns artifact.")] = None,
     policy: Policy = None,
     actions: Annotated[
-        Path | None, typer.Option("--actions", help="Actions artifact (method fqe).")
+        Path | None, typer.Option("--actions", help="Actions artifact (methods fqe, lstdq).")
     ] = None,
     nproc: NumProcesses = 1,
     deepspeed: DeepSpeed = None,
@@ -562,7 +562,7 @@ def evaluate(
     ] = None,
     fqe: Annotated[
         Path | None,
-        typer.Option("--fqe", help="Q artifact of method fqe, fitted with --proposals."),
+        typer.Option("--fqe", help="Q artifact of method fqe or lstdq, fitted with --proposals."),
     ] = None,
     twin: Annotated[
         Path | None,

@@ -105,7 +105,7 @@ _ORDER = (
     ),
     Stage(
         "actions",
-        "Ask a policy what it would do in every state of a log: next actions for fit-q's fqe.",
+        "Ask a policy what it would do in every state of a log: next actions for fit-q.",
         "ActionsConfig",
         reads=(_TRAJECTORIES, _BEHAVIOUR_POLICY),
         writes=(Slot("out", "actions", "actions"),),

@@ -42,7 +42,7 @@ def behind_the_log(
         "the plain policy"
         if config.reads_actions
         else "the mixture of personas and plain policy that made the log; "
-        "--set fit-q.method=fqe evaluates the plain policy"
+        "--set fit-q.method=fqe (or lstdq) evaluates the plain policy"
         if found["share_personas"] > 0
         else "the policy that made the log"
     )
@@ -70,7 +70,7 @@ def behind_the_log(
     if not config.reads_actions and found["share_other_policies"] > 0:
         found["advice"] = (
             "part of the log was made by other policies than the one to improve: these returns are "
-            "theirs. `iterppo actions` and --set fit-q.method=fqe evaluate the policy itself."
+            "theirs. `iterppo actions` and fit-q.method fqe or lstdq evaluate the policy itself."
         )
     return found
 
