@@ -22,7 +22,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,6 @@ def main() -> None:
     """Measure, print, record."""
     options = parse()
     cells = [(seed, method) for seed in range(options.seeds) for method in options.methods]
-    started = time.perf_counter()
     shared: dict[str, Any] = {
         "work": options.work,
         "conversations": options.conversations,
@@ -66,7 +64,7 @@ def main() -> None:
             success[method][seed] = rates
             seconds[method].append(took_s)
             say(f"{method}, seed {seed}: " + " → ".join(f"{rate:.3f}" for rate in rates))
-    result = summary(success, options, seconds=seconds, took_s=time.perf_counter() - started)
+    result = summary(success, options, seconds=seconds)
     if options.record:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "loop.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -117,7 +115,6 @@ def run(
 ) -> tuple[list[float], float]:
     """Success of π_0, π_1 … of a method, and the time that was taken, in seconds."""
     _one_thread()
-    started = time.perf_counter()
     settings = loop_rounds.Settings(conversations, seed, quick=quick)
     start, folder = work / str(seed) / "start", work / str(seed) / method
     _share(start, folder / "000")
@@ -136,7 +133,7 @@ def run(
             of_the_same = [*of_the_same, place] if improved == deployed else []
             deployed = improved
             say(f"{method}, seed {seed}: round {k} done, its policy had {rates[-1]:.3f}")
-    return rates, time.perf_counter() - started
+    return rates, loop_rounds.seconds(folder)
 
 
 def _share(start: Path, first: Path) -> None:
@@ -157,7 +154,6 @@ def summary(
     options: argparse.Namespace,
     *,
     seconds: dict[str, list[float]],
-    took_s: float,
 ) -> dict[str, Any]:
     """What is recorded."""
     optimum = optimal_success()
@@ -167,7 +163,7 @@ def summary(
         "conversations": options.conversations,
         "rounds": options.rounds,
         "optimum": round(optimum, 4),
-        "minutes": round(took_s / 60, 1),
+        "minutes": round(sum(map(sum, seconds.values())) / 60 / options.processes, 1),
         "minutes_a_seed": {
             method: round(sum(found) / len(found) / 60, 1) for method, found in seconds.items()
         },

@@ -49,12 +49,11 @@ def iterative(algorithm: str, *, gamma: float | None = None, accepted: bool = Fa
                 out=folder / "prompts",
             ),
         )
-        per_prompt = {} if algorithm == "ppo" else {"completions_per_prompt": 4}
         out = folder / "policy"
         made(
             out,
             lambda: STAGES["ppo"].run(
-                settings.of("ppo", algorithm=algorithm, **per_prompt),
+                settings.of("ppo", algorithm=algorithm),
                 prompts=prompts,
                 q=q,
                 policy=deployed.policy,

@@ -11,6 +11,7 @@ An artifact that is there is whole, and is not made again: a run that was killed
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from iterppo.logs.sources import LOG_FILE, LogFile
 from iterppo.pipeline import STAGES, sections
 
 CONFIG = Path(__file__).resolve().parent / "loop.toml"
+TOOK = ".seconds"
+"""Suffix of a file that holds a number of seconds."""
 _Config = TypeVar("_Config", bound=StageConfig)
 
 
@@ -68,11 +71,18 @@ class Deployed:
 
 
 def made(out: Path, make: Callable[[], object]) -> Path:
-    """The artifact, which is made if it is not there."""
+    """The artifact, which is made if it is not there; a file beside it tells how long that took."""
     if not (out / "manifest.json").exists():
         out.parent.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
         make()
+        out.with_suffix(TOOK).write_text(f"{time.perf_counter() - started:.3f}", encoding="utf-8")
     return out
+
+
+def seconds(folder: Path) -> float:
+    """What was spent on all that was made below a folder, in whatever run of the benchmark."""
+    return sum(float(file.read_text(encoding="utf-8")) for file in folder.rglob(f"*{TOOK}"))
 
 
 def start(folder: Path, settings: Settings) -> Deployed:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.loop import table
 from benchmarks.loop_methods import pay_for_acceptance
-from benchmarks.loop_rounds import Settings, collect, made, start, success
+from benchmarks.loop_rounds import TOOK, Settings, collect, made, seconds, start, success
 from benchmarks.loop_statistics import of_methods, of_the_main_one
 from iterppo.artifact import ArtifactWriter, open_artifact
 from iterppo.config import IngestConfig
@@ -133,3 +133,12 @@ def test_a_policy_that_stays_is_read_with_the_conversations_that_it_had(
     read = open_artifact(second / "trajectories").manifest.counts
     assert read["lines"] == read["conversations"] == 12, "other customers, hence no copies"
     assert success(second)[1] == 6
+
+
+def test_what_was_made_tells_how_long_it_took_whoever_made_it(tmp_path: Path) -> None:
+    for number, name in enumerate(("000/log", "001/q")):
+        made(tmp_path / name, lambda: None)
+        (tmp_path / f"{name}{TOOK}").write_text(f"{number + 0.5}")
+
+    assert seconds(tmp_path) == 2.0
+    assert seconds(tmp_path / "001") == 1.5
