@@ -40,10 +40,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": LOWER | MIDDLE,
     "assignment": {"errors"},
     "cli_decisions": LOWER | MIDDLE | {"assignment", "execution"},
+    "cli_looks": LOWER | MIDDLE | {"freshness"},
     "cli_report": LOWER | MIDDLE,
     "cli": LOWER
     | MIDDLE
-    | {"cli_decisions", "cli_report", "execution", "freshness", "launch", "stages"},
+    | {"cli_decisions", "cli_looks", "cli_report", "execution", "launch", "stages"},
     "__main__": {"cli"},
     "iterppo": set(),  # the package itself, iterppo/__init__.py; everybody may import it
 }
@@ -62,6 +63,7 @@ NOT_LOADED_BY: dict[str, set[str]] = {
             "assignment",
             "cli",
             "cli_decisions",
+            "cli_looks",
             "cli_report",
             "config",
             "errors",
