@@ -16,7 +16,10 @@ actions in every state, an `actions` artifact).
 uncovered: the same with logs of `uniform` alone. Of what leads the expert to a visit, four or five
 right steps in a row, such a log holds next to nothing, and no method can learn it from there.
 
-Per method: rmse, √ mean (Q̂ − Q^π)², over all held-out turns; bias, mean Q̂ − Q^π; correlation. The
+Per method: rmse, √ mean (Q̂ − Q^π)², over all held-out turns; bias, mean Q̂ − Q^π; correlation; and,
+in `STATES` held-out states, of everything that can be said there to the business, one wording each:
+ranking, the correlation of Q̂ and Q^π less their means in the state. What a policy step makes of Q̂
+depends on that alone. The model is that of `configs/tiny.toml`. The
 truth is the posterior mean over what a log does not show (`iterppo.environments.shop_solution`), so
 a perfect Q̂ has an rmse of 0. `constant` is the best single number, the standard deviation of Q^π.
 fqe_over_mc: fqe's rmse / mc's; wanted: at most .7 in the mean of the seeds in the exploratory
@@ -32,7 +35,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -51,7 +54,12 @@ from iterppo.config import (
 )
 from iterppo.environments.episodes import Suggestion, TurnSoFar, hold_conversations
 from iterppo.environments.shop import SCRIPTS, Shop
+from iterppo.environments.shop_language import UNKNOWN, sayings
+from iterppo.environments.shop_optimum import ACTS
 from iterppo.environments.shop_solution import ShopSolution
+from iterppo.lm.policy import load_policy
+from iterppo.lm.q_function import QFunction
+from iterppo.lm.rendering import decisions
 from iterppo.logs.sources import LogFile
 from iterppo.personas import Persona
 from iterppo.stages import fit_q, ingest, init, returns
@@ -59,6 +67,8 @@ from iterppo.stages import fit_q, ingest, init, returns
 RESULT = Path(__file__).resolve().parent / "results" / "known_truth.json"
 GAMMA = 0.99
 SAMPLES = 4
+STATES = 200
+MODEL = {"hidden_size": 128, "num_layers": 3, "max_steps": 600}
 SETTINGS: dict[str, dict[str, Any]] = {
     "on_policy": {
         "log": ["mediocre"],
@@ -111,6 +121,9 @@ def measure(setting: str, *, seeds: int, conversations: int) -> dict[str, Any]:
     for method in runs[0]:
         rmse = [run[method]["rmse"] for run in runs]
         result[f"{method}_rmse"] = round(float(np.mean(rmse)), 4)
+        if method != "constant":
+            ranked = [run[method]["ranking"] for run in runs]
+            result[f"{method}_ranking"] = round(float(np.mean(ranked)), 3)
     if "fqe" in runs[0]:
         ratios = [run["fqe"]["rmse"] / run["mc"]["rmse"] for run in runs]
         result["fqe_over_mc"] = round(float(np.mean(ratios)), 3)
@@ -131,6 +144,7 @@ def one_run(
     trajectories, paid, policy = prepare(folder, scripts=log, number=conversations, seed=seed)
     write_actions(folder / "actions", trajectories=trajectories, script=target, seed=seed)
     truth = exact_values(trajectories, script=target)
+    acts = exact_values_of_acts(trajectories, script=target, seed=seed)
     values = np.array(list(truth.values()))
     found: dict[str, Any] = {
         "constant": {"rmse": float(values.std()), "mean": float(values.mean())}
@@ -146,7 +160,9 @@ def one_run(
             actions=folder / "actions" if method in OFF_POLICY else None,
             out=out,
         )
-        found[method] = compare(out, truth) | {"seconds": time.perf_counter() - started}
+        seconds = time.perf_counter() - started
+        compared = compare(out, truth) | {"ranking": ranking(out, acts, policy=policy)}
+        found[method] = compared | {"seconds": seconds}
     return found
 
 
@@ -160,7 +176,12 @@ def prepare(
 
 
 def prepare_log(
-    folder: Path, log: Path, *, seed: int, personas: Sequence[Persona] = ()
+    folder: Path,
+    log: Path,
+    *,
+    seed: int,
+    personas: Sequence[Persona] = (),
+    model: Mapping[str, int] = MODEL,
 ) -> tuple[Path, Path, Path]:
     """The same of a log that is there."""
     trajectories, paid, policy = (folder / name for name in ("trajectories", "returns", "init"))
@@ -172,7 +193,7 @@ def prepare_log(
     )
     returns.run(ReturnsConfig(gamma=GAMMA), trajectories=trajectories, out=paid)
     init.run(
-        InitConfig(seed=seed, hidden_size=96, num_layers=2, max_steps=400, personas=list(personas)),
+        InitConfig(seed=seed, personas=list(personas), **model),
         trajectories=trajectories,
         out=policy,
     )
@@ -229,6 +250,47 @@ def exact_values(trajectories: Path, *, script: str) -> dict[tuple[str, int], fl
             key = (turn["conversation_id"], turn["turn"])
             found[key] = solution.value(turns[:number], turn["suggestion"])
     return found
+
+
+def exact_values_of_acts(
+    trajectories: Path, *, script: str, seed: int
+) -> list[tuple[list[dict[str, Any]], list[str], list[float]]]:
+    """In some held-out states, each of another conversation: the rows up to there, a wording of
+    every act, and their Q^π."""
+    solution, random = ShopSolution(SCRIPTS[script], gamma=GAMMA), Random(f"acts-{seed}")
+    heldout = [
+        list(turns)
+        for turns in open_artifact(trajectories, "trajectories").conversations()
+        if turns[0]["split"] == "heldout"
+    ]
+    found = []
+    for turns in random.sample(heldout, min(STATES, len(heldout))):
+        state = turns[: random.randint(1, len(turns))]
+        texts = [
+            random.choice(sayings(*act)) if act is not None and sayings(*act) else ""
+            for act in ACTS
+            if act is None or act.intent != UNKNOWN
+        ]
+        found.append((state, texts, [solution.value(state, text) for text in texts]))
+    return found
+
+
+def ranking(
+    q: Path,
+    acts: Sequence[tuple[list[dict[str, Any]], list[str], list[float]]],
+    *,
+    policy: Path,
+) -> float:
+    """Correlation of Q̂ and Q^π, both less their mean over the acts of a state."""
+    fitted = QFunction.load(q / "model")
+    system_prompt = load_policy(policy).settings.system_prompt
+    estimated, exact = [], []
+    for turns, texts, values in acts:
+        *_, last = decisions(turns, system_prompt=system_prompt)
+        estimates = np.array(fitted([last.state] * len(texts), texts))
+        estimated.append(estimates - estimates.mean())
+        exact.append(np.array(values) - np.mean(values))
+    return float(np.corrcoef(np.concatenate(estimated), np.concatenate(exact))[0, 1])
 
 
 def compare(q: Path, truth: dict[tuple[str, int], float]) -> dict[str, float]:

@@ -49,6 +49,8 @@ from iterppo.stages import fit_q, ingest, rollout
 RESULT = Path(__file__).resolve().parent / "results" / "personas.json"
 PERSONAS = Path(__file__).resolve().parent.parent / "configs" / "personas.toml"
 METHODS = ("mc", "fqe")
+MODEL = {"hidden_size": 96, "num_layers": 2, "max_steps": 400}
+"""Small: each seed makes two policies and fits four Q."""
 SELDOM = 0.05
 """Probability under π below which an action is unlikely."""
 STATES = 600
@@ -107,7 +109,7 @@ def one_seed(
     for name, used in (("plain", ()), ("personas", personas)):
         own = folder / name
         log = hold(own / "log", script=script, personas=used, number=number, seed=seed)
-        trajectories, paid, policy = prepare_log(own, log, seed=seed, personas=used)
+        trajectories, paid, policy = prepare_log(own, log, seed=seed, personas=used, model=MODEL)
         write_actions(own / "actions", trajectories=trajectories, script=script, seed=seed)
         found[name] = {"taken": share_taken(trajectories, script=script)}
         for method in METHODS:
