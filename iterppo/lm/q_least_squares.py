@@ -99,11 +99,10 @@ def fit_least_squares(
             )
     ridge = config.ridge or min(RIDGES, key=tried.__getitem__)
     state_D, head_D = _heads(together.solve(ridge), actions)
-    if members > 1:
-        solved = [_heads(moments.solve(ridge, group=m), actions) for m in range(members)]
-        heads_MD = np.stack([head for _, head in solved])
-    else:
-        heads_MD = head_D[None]
+    heads_MD = np.stack([head_D] * members)
+    for member in range(members if members > 1 else 0):
+        if moments.mass_G[member] > 0:  # of a few conversations a resample may hold none
+            _, heads_MD[member] = _heads(moments.solve(ridge, group=member), actions)
     with torch.no_grad():
         q.heads.state.weight.copy_(torch.from_numpy(state_D[None]))
         q.heads.members.weight.copy_(torch.from_numpy(heads_MD))

@@ -70,13 +70,15 @@ class Moments:
         phi_ND, after_ND, psi_NE = (x.astype(np.float64) for x in (phi_ND, after_ND, psi_NE))
         self.mass_G += weight_NG.sum(axis=0)
         for group, weight_N in enumerate(weight_NG.T):
-            phi_DN, psi_EN = (phi_ND * weight_N[:, None]).T, (psi_NE * weight_N[:, None]).T
-            self.xx_GDD[group] += phi_DN @ phi_ND
-            self.xa_GDD[group] += phi_DN @ after_ND
-            self.xr_GD[group] += phi_DN @ reward_N
-            self.yy_GEE[group] += psi_EN @ psi_NE
-            self.ya_GED[group] += psi_EN @ after_ND
-            self.yr_GE[group] += psi_EN @ reward_N
+            n = weight_N > 0  # a fold has one transition in five, a resample six in ten
+            after_nD, reward_n, weight_n1 = after_ND[n], reward_N[n], weight_N[n, None]
+            phi_Dn, psi_En = (phi_ND[n] * weight_n1).T, (psi_NE[n] * weight_n1).T
+            self.xx_GDD[group] += phi_Dn @ phi_ND[n]
+            self.xa_GDD[group] += phi_Dn @ after_nD
+            self.xr_GD[group] += phi_Dn @ reward_n
+            self.yy_GEE[group] += psi_En @ psi_NE[n]
+            self.ya_GED[group] += psi_En @ after_nD
+            self.yr_GE[group] += psi_En @ reward_n
 
     def of(self, groups: Sequence[int]) -> Moments:
         """One group: these taken together."""

@@ -211,3 +211,14 @@ def test_nothing_to_learn_from_says_so(
 
     with pytest.raises(ValueError, match="no training turn"):
         fit_least_squares(q, single, config(), gamma=GAMMA)
+
+
+def test_a_resample_without_a_conversation_has_the_head_of_all(
+    q: QFunction, log: Callable[..., list[Conversation]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iterppo.lm.q_least_squares.draws_of", lambda *_: [0, 1, 2])
+    fit_least_squares(q, log(6), config(ridge=2.0), gamma=GAMMA)
+    none, once, twice = q.heads.members.weight.detach().numpy()
+
+    assert none == pytest.approx(once, abs=1e-6), "every conversation was drawn once"
+    assert once != pytest.approx(twice), "who weighs twice is pulled half as much"
