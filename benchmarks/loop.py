@@ -121,17 +121,14 @@ def run(
     deployed = loop_rounds.Deployed(start / "policy")
     rates: list[float] = []
     seen: list[Path] = []
-    of_the_same: list[Path] = []  # rounds with the policy that is deployed now
     for k in range(rounds + 1):
         place = folder / f"{k:03d}"
-        loop_rounds.collect(place, deployed, settings, k=k, before=of_the_same)
+        loop_rounds.collect(place, deployed, settings, k=k, before=seen)
         outcomes, held = loop_rounds.success(place)
         rates.append(outcomes / held)
         seen.append(place)
         if k < rounds:
-            improved = METHODS[method](seen, deployed, settings)
-            of_the_same = [*of_the_same, place] if improved == deployed else []
-            deployed = improved
+            deployed = METHODS[method](seen, deployed, settings)
             say(f"{method}, seed {seed}: round {k} done, its policy had {rates[-1]:.3f}")
     return rates, loop_rounds.seconds(folder)
 

@@ -1,8 +1,8 @@
-"""What a method makes of a round's conversations: the next policy.
+"""What a method makes of the conversations of all rounds so far: the next policy.
 
-ppo, grpo, rloo         Iterative PPO: Q^π of the log, then single-turn PPO (GRPO, RLOO) on it
+ppo, grpo, rloo         Iterative PPO: Q of the log, then single-turn PPO (GRPO, RLOO) on it
 cloning                 imitates its own log, all of it
-filtered-cloning        imitates the conversations that ended well, of all rounds so far
+filtered-cloning        imitates the conversations that ended well
 single-turn-outcome     as ppo, but γ = 0: the outcome of the very next message is the reward
 single-turn-accepted    as ppo, but the reward is whether the business sent the suggestion
 best-of-n               π_0 for ever; of N suggestions the one that Q^π of the log likes best
@@ -126,32 +126,29 @@ def cloning(*, successes_only: bool) -> Improve:
 
     def improve(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
         out = rounds[-1] / "policy"
-        logs = [folder / "trajectories" for folder in (rounds if successes_only else rounds[-1:])]
-        made(out, lambda: imitate(logs, deployed.policy, out, settings, successes_only))
+        log = rounds[-1] / "trajectories"
+        made(out, lambda: imitate(log, deployed.policy, out, settings, successes_only))
         return Deployed(out)
 
     return improve
 
 
-def imitate(
-    logs: list[Path], policy: Path, out: Path, settings: Settings, successes_only: bool
-) -> None:
+def imitate(log: Path, policy: Path, out: Path, settings: Settings, successes_only: bool) -> None:
     """Clone conversations of logs, and write the policy."""
     policies.prepare_libraries()
     loaded = policies.load_policy(policy)
     chosen = loaded.settings
     examples = []
-    for log in logs:
-        for turns in open_artifact(log, "trajectories").conversations():
-            if turns[0]["split"] != "train":
-                continue
-            if successes_only and not any(turn["reward"] for turn in turns):
-                continue
-            examples += examples_of(
-                list(decisions(turns, system_prompt=chosen.system_prompt)),
-                loaded.renderer,
-                max_tokens=chosen.max_prompt_tokens + chosen.max_new_tokens,
-            )
+    for turns in open_artifact(log, "trajectories").conversations():
+        if turns[0]["split"] != "train":
+            continue
+        if successes_only and not any(turn["reward"] for turn in turns):
+            continue
+        examples += examples_of(
+            list(decisions(turns, system_prompt=chosen.system_prompt)),
+            loaded.renderer,
+            max_tokens=chosen.max_prompt_tokens + chosen.max_new_tokens,
+        )
     config: InitConfig = settings.of("init")
     clone(
         loaded.model,

@@ -116,8 +116,9 @@ def collect(
     k: int,
     before: Sequence[Path] = (),
 ) -> Path:
-    """Conversations of what is deployed, as trajectories; those of rounds `before`, of the same
-    policy, go in with them. Customers of round k are its own."""
+    """Conversations of what is deployed, as trajectories, with those of rounds `before`: nobody
+    throws a log away. Q is then that of all these policies together, whose earlier ones tried what
+    the newest one no longer says. Customers of round k are its own."""
     made(
         round_folder / "log",
         lambda: _hold(
