@@ -108,6 +108,8 @@ GATE ?=
 JUDGE ?=
 # CREDIT=yes learns one reward a turn from the outcomes (ITPO), and computes returns from those.
 CREDIT ?=
+# EARLIER='runs/mine/000 …' names rounds whose conversations Q is fitted on as well; `make loop` names all.
+EARLIER ?=
 # NOISE=accept lets ppo train on a Q that fit-q found to be noise.
 ACTIONS ?=
 NOISE ?=
@@ -147,7 +149,7 @@ $(ROUND)/returns/$(MADE): $(ROUND)/credit/$(MADE)
 endif
 
 $(ROUND)/q/$(MADE): $(ROUND)/trajectories/$(MADE) $(ROUND)/returns/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
-	$(ITERPPO) fit-q --round $(ROUND) $(FLAGS) $(if $(JUDGE),--set fit-q.part=first-half)
+	$(ITERPPO) fit-q --round $(ROUND) $(EARLIER:%=--earlier %) $(FLAGS) $(if $(JUDGE),--set fit-q.part=first-half)
 
 ifneq ($(ACTIONS),)
 $(ROUND)/actions/$(MADE): $(ROUND)/trajectories/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
@@ -158,7 +160,7 @@ endif
 
 ifneq ($(JUDGE),)
 $(ROUND)/judge/$(MADE): $(ROUND)/trajectories/$(MADE) $(ROUND)/returns/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
-	$(ITERPPO) fit-q --round $(ROUND) --out $(ROUND)/judge $(FLAGS) --set fit-q.part=second-half
+	$(ITERPPO) fit-q --round $(ROUND) $(EARLIER:%=--earlier %) --out $(ROUND)/judge $(FLAGS) --set fit-q.part=second-half
 
 $(ROUND)/policy/$(MADE): $(ROUND)/judge/$(MADE)
 endif
@@ -181,9 +183,9 @@ start: $(VENV)/.installed ## π_0 for RUN: the environment's scripted logs, clon
 	$(ITERPPO) init --trajectories $(RUN)/scripted/trajectories --round $(RUN)/000 $(FLAGS)
 
 loop: start ## ROUNDS rounds in an environment: hold conversations, improve, repeat; then compare all policies
-	@set -e; rounds=0; before=; held=; for k in $$(seq -f %03g 0 $$(($(ROUNDS) - 1))); do \
+	@set -e; rounds=0; before=; held=; earlier="$(EARLIER)"; for k in $$(seq -f %03g 0 $$(($(ROUNDS) - 1))); do \
 		$(ITERPPO) rollout --env $(ENV) --round $(RUN)/$$k $(FLAGS); \
-		$(ROUND_OF_LOOP) ROUND=$(RUN)/$$k KEEP_INIT=yes; \
+		$(ROUND_OF_LOOP) ROUND=$(RUN)/$$k KEEP_INIT=yes EARLIER="$(if $(ACTIONS),,$$earlier)"; \
 		$(ITERPPO) rounds $(RUN)/$$k $$(test $$rounds = 0 || echo --no-header); \
 		if [ -n "$(GATE)" ]; then \
 			here=$(RUN)/$$k; status=0; \
@@ -198,7 +200,7 @@ loop: start ## ROUNDS rounds in an environment: hold conversations, improve, rep
 			$(ITERPPO) converged $(RUN)/$$before/q $(RUN)/$$k/q $(if $(TOLERANCE),--tolerance $(TOLERANCE)) || status=$$?; \
 			if [ $$status = 0 ]; then break; elif [ $$status != 1 ]; then exit $$status; fi; \
 		fi; \
-		before=$$k; \
+		before=$$k; earlier="$$earlier $(RUN)/$$k"; \
 	done; \
 	if [ -n "$$held" ]; then \
 		echo "$(RUN)/$$held: its policy is held back, and the loop ends; why: $(RUN)/$$held/evaluation"; \

@@ -433,6 +433,15 @@ def fit_q(
     actions: Annotated[
         Path | None, typer.Option("--actions", help="Actions artifact (methods fqe, lstdq).")
     ] = None,
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--earlier",
+            metavar="ROUND",
+            help="An earlier round, whose training conversations Q is fitted on as well. Scores "
+            "and diagnostics are of this round's alone. May be given several times.",
+        ),
+    ] = None,
     nproc: NumProcesses = 1,
     deepspeed: DeepSpeed = None,
     hostfile: HostFile = None,
@@ -461,6 +470,7 @@ def fit_q(
         force=force,
         as_json=as_json,
         processes=Processes(nproc, deepspeed, hostfile),
+        earlier=earlier or [],
     )
 
 

@@ -136,7 +136,7 @@ def _execute(
     if processes is not None and is_launched():
         end_with_whoever_started_this()
     elif processes is not None and processes.several:
-        launch(_command(stage, arguments, config_file, settings, processes), processes)
+        launch(_command(stage, arguments, given, config_file, settings, processes), processes)
         if not is_up_to_date(out, expected):
             raise ProcessError(f"{name}: its processes ended well, and {out} is not there.")
         return read_manifest(out), out, True
@@ -161,6 +161,7 @@ def _is_read(slot: Slot, config: StageConfig) -> bool:
 def _command(
     stage: Stage,
     arguments: Mapping[str, Path | None],
+    given: Mapping[str, Any],
     config_file: Path | None,
     settings: Sequence[str | tuple[str, str, Any]],
     processes: Processes,
@@ -169,6 +170,8 @@ def _command(
     options = {f"--{slot.name}": arguments[slot.name] for slot in (*stage.reads, *stage.writes)}
     options |= {"--config": config_file, "--deepspeed": processes.deepspeed}
     named = [text for name, path in options.items() if path for text in (name, str(path))]
+    for folder in given.get("earlier", ()):
+        named += ["--earlier", str(folder)]
     for setting in settings:
         assert isinstance(setting, str), "only ingest has others"
         named += ["--set", setting]
@@ -251,6 +254,12 @@ def input_records(
         if manifest.kind not in (slot.kind, "export"):
             read_manifest(path, slot.kind)  # raises with the message for a wrong kind
         records[slot.name] = InputRecord(path=str(path), kind=manifest.kind, digest=manifest.digest)
+    for number, folder in enumerate(given.get("earlier", ())):
+        for kind in ("trajectories", "returns"):
+            manifest = read_manifest(folder / kind, kind)
+            records[f"earlier {number} {kind}"] = InputRecord(
+                path=str(folder / kind), kind=kind, digest=manifest.digest
+            )
     if isinstance(config, IngestConfig):
         from iterppo.logs.sources import log_records
 

@@ -159,6 +159,8 @@ def _compared(path: Path, manifest: Manifest) -> tuple[State, str, tuple[str, ..
             arguments[name] = there
         elif name.startswith("log "):
             given["logs"].append(str(there))
+        elif name.startswith("earlier ") and name.endswith(" trajectories"):
+            given.setdefault("earlier", []).append(there.parent)
     if reasons or unknown:
         return ("stale" if reasons else "unknown"), stage.name, (*reasons, *unknown)
     try:

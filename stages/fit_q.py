@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact import (
+    Artifact,
     ArtifactWriter,
     Manifest,
     fingerprint,
@@ -35,9 +37,14 @@ def run(
     policy: Path,
     out: Path,
     actions: Path | None = None,
+    earlier: Sequence[Path] = (),
     deepspeed: Path | None = None,
 ) -> Manifest | None:
     """Fit Q on the training conversations; score every turn; report on the held-out ones.
+
+    Folders of `earlier` rounds, each with trajectories and returns, add their training
+    conversations to the fit, and nothing else: their policies tried what the newest one no longer
+    says. Q is then that of all these policies together, unless the method evaluates another one.
 
     A run that is killed leaves a checkpoint beside `out`, from which the same command goes on. Of
     several processes that fit together, the first one writes; the others return None.
@@ -61,9 +68,27 @@ def run(
         "returns": paid.record(),
         "policy": behaviour.record(),
     }
+    before = [
+        (
+            open_artifact(folder / "trajectories", "trajectories"),
+            open_artifact(folder / "returns", "returns"),
+        )
+        for folder in earlier
+    ]
+    for number, (log, paid_then) in enumerate(before):
+        _refuse_other_returns(paid, paid_then)
+        inputs |= {
+            f"earlier {number} trajectories": log.record(),
+            f"earlier {number} returns": paid_then.record(),
+        }
     if config.reads_actions and actions is not None:
         inputs["actions"] = open_artifact(actions, "actions").record()
-    elif config.reads_actions:
+    if config.reads_actions and earlier:
+        raise UsageError(
+            f"fit-q: the method {config.method} asks what the policy would do in every state, and "
+            "actions are of one round. Leave --earlier out, or ingest the logs together."
+        )
+    if config.reads_actions and actions is None:
         raise UsageError(
             f"fit-q: the method {config.method} needs what the policy would do next. Run: iterppo "
             "actions, or name --actions."
@@ -91,19 +116,26 @@ def run(
             seed=config.seed,
         )
         q.prepare(config)
-        conversations = list(
-            conversations_of(
-                paired_conversations(source, paid),
-                q.renderer,
-                system_prompt=loaded.settings.system_prompt,
-                max_tokens=config.max_tokens,
-                fate_known_until=fate_known_until(source.manifest.config),
-                credited=credited,
+        conversations, *of_earlier = [
+            list(
+                conversations_of(
+                    paired_conversations(log, paid_then),
+                    q.renderer,
+                    system_prompt=loaded.settings.system_prompt,
+                    max_tokens=config.max_tokens,
+                    fate_known_until=fate_known_until(log.manifest.config),
+                    credited=credited,
+                )
             )
-        )
-        train = [
-            c for c in conversations if c.split == "train" and is_in_part(c.conversation_id, config)
+            for log, paid_then in [(source, paid), *before]
         ]
+        learned = [c for log in of_earlier for c in log if c.split == "train"]
+        train = [
+            c
+            for c in (*conversations, *learned)
+            if c.split == "train" and is_in_part(c.conversation_id, config)
+        ]
+        _refuse_twice(train)
         checkpoint = Checkpoint(
             out.parent / f".{out.name}.checkpoint.safetensors",
             key=fingerprint("fit-q", config.model_dump(mode="json", by_alias=True), inputs),
@@ -147,6 +179,8 @@ def run(
         if writer is None:
             return None
         _count(writer, conversations)
+        if learned:
+            writer.count("turns_earlier", sum(len(turns) for c in learned for turns in c.turns))
         segments = [segment for c in conversations for segment in c.segments]
         estimates = iter(q.estimates(segments, what="fit-q: scoring"))
         scored = [[next(estimates) for _ in c.segments] for c in conversations]
@@ -154,13 +188,34 @@ def run(
         others = other_actions(q, loaded, conversations, config)
         metrics = _diagnose(conversations, scored, others, config)
         metrics["fit"] = {"method": config.method} | told
-        metrics["behaviour"] = behind_the_log(conversations, loaded, config)
+        metrics["behaviour"] = behind_the_log([*conversations, *learned], loaded, config)
         metrics["coverage"] = _coverage(train, others, config)
         writer.write_json("metrics.json", metrics)
         writer.metrics.update(_summary(metrics))
         q.save(writer.folder / "model")
     checkpoint.remove()
     return writer.manifest
+
+
+def _refuse_other_returns(paid: Artifact, paid_then: Artifact) -> None:
+    """Returns of different kinds are no targets of one Q."""
+    for name in ("gamma", "rewards"):
+        now, then = (each.manifest.config.get(name) for each in (paid, paid_then))
+        if now != then:
+            raise UsageError(
+                f"fit-q: {paid_then.path} was computed with {name} {then}, and {paid.path} with "
+                f"{now}. Compute them alike, or leave that round out of --earlier."
+            )
+
+
+def _refuse_twice(conversations: Sequence[Conversation]) -> None:
+    names = Counter(c.conversation_id for c in conversations)
+    name, times = max(names.items(), key=lambda one: one[1], default=("", 0))
+    if times > 1:
+        raise DataError(
+            f"fit-q: conversation {name} is in {times} of the rounds. Name rounds with logs of "
+            "their own in --earlier."
+        )
 
 
 def _next_actions(actions: Path) -> dict[tuple[str, int], list[str]]:

@@ -151,3 +151,20 @@ def test_an_unknown_end_is_refused_before_anything_runs(target: str) -> None:
 
     assert done.returncode != 0
     assert "UNTIL=convergd is not known" in done.stderr
+
+
+def test_q_is_fitted_on_the_conversations_of_all_rounds_so_far(tmp_path: Path) -> None:
+    _, calls = loop(tmp_path, "ROUNDS=3")
+    fits = [call.split(" --config")[0].split() for call in calls if call.startswith("fit-q")]
+
+    assert fits == [
+        ["fit-q", "--round", "r/000"],
+        ["fit-q", "--round", "r/001", "--earlier", "r/000"],
+        ["fit-q", "--round", "r/002", "--earlier", "r/000", "--earlier", "r/001"],
+    ]
+
+
+def test_where_the_policy_is_asked_for_actions_each_round_stands_for_itself(tmp_path: Path) -> None:
+    _, calls = loop(tmp_path, "ROUNDS=2", "ACTIONS=yes")
+
+    assert not any("--earlier" in call for call in calls)

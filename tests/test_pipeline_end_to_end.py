@@ -567,6 +567,76 @@ def test_without_next_actions_a_method_that_needs_them_says_what_to_do(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def second(first: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The round after it, as far as its returns."""
+    folder = tmp_path_factory.mktemp("later") / "000"
+    run("rollout", "--policy", first / "policy", "--round", folder, "--config", config)
+    run("ingest", "--round", folder, "--config", config)
+    run("returns", "--round", folder, "--config", config)
+    return folder
+
+
+def test_conversations_of_an_earlier_round_are_learned_from_and_nothing_else(
+    first: Path, second: Path, config: Path, tmp_path: Path
+) -> None:
+    lstd = ("--policy", first / "policy", "--config", config, "--set", "fit-q.method=lstd")
+    both = ("--earlier", first, *lstd)
+    run("fit-q", "--round", second, "--out", tmp_path / "own", *lstd)
+    run("fit-q", "--round", second, "--out", tmp_path / "both", *both)
+    own, more = (rows(tmp_path / name, "q") for name in ("own", "both"))
+    made = manifest(tmp_path / "both")
+    learned = [row for row in rows(first / "q", "q") if row["split"] == "train"]
+
+    assert [(row["conversation_id"], row["turn"]) for row in more] == [
+        (row["conversation_id"], row["turn"]) for row in own
+    ]
+    assert [row["q"] for row in more] != [row["q"] for row in own]
+    assert made.counts["turns_earlier"] == len(learned)
+    assert made.inputs["earlier 0 returns"].digest == manifest(first / "returns").digest
+    assert manifest(tmp_path / "own").metrics["share_other_policies"] == 0
+    assert 0 < made.metrics["share_other_policies"] < 1
+    assert "up to date" in run("fit-q", "--round", second, "--out", tmp_path / "both", *both)
+    assert "up to date" not in run("fit-q", "--round", second, "--out", tmp_path / "both", *lstd)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        pytest.param((), "is in 2 of the rounds", id="the same log"),
+        pytest.param(("--set", "returns.gamma=0.5"), "gamma 0.99, and", id="another gamma"),
+        pytest.param(("--set", "fit-q.method=fqe"), "actions are of one round", id="fqe"),
+        pytest.param(("--earlier", "nowhere"), "nowhere", id="nothing there"),
+    ],
+)
+def test_an_earlier_round_that_cannot_be_learned_from_says_why(
+    changed: tuple[str, ...],
+    said: str,
+    first: Path,
+    asked: Path,
+    config: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+) -> None:
+    returns = first / "returns"
+    if "returns.gamma=0.5" in changed:
+        returns = tmp_path / "returns"
+        run(
+            *("returns", "--trajectories", first / "trajectories", "--out", returns),
+            *("--config", config, *changed),
+        )
+        changed = ()
+    done = command(
+        *("fit-q", "--round", first, "--returns", returns, "--out", tmp_path / "q"),
+        *("--config", config, "--earlier", first, *changed),
+    )
+
+    assert done.status in (2, 3, 4)
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert not (tmp_path / "q").exists()
+
+
 def test_a_log_of_another_policy_is_told_so(first: Path) -> None:
     behaviour = json.loads((first / "q" / "metrics.json").read_text())["behaviour"]
 
