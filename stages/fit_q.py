@@ -1,4 +1,5 @@
-"""`iterppo fit-q`: trajectories@2, returns@1, policy@1 (and actions@1 for fqe) -> q@1."""
+"""`iterppo fit-q`: trajectories@2, returns@1, policy@1 (actions@1 for fqe and lstdq, and those of
+earlier rounds) -> q@1."""
 
 from __future__ import annotations
 
