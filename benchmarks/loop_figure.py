@@ -9,11 +9,14 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 
 COLOURS = {"ppo": "#1f4e9c", "grpo": "#5b8bd0", "rloo": "#9dbbe3", "best-of-n": "#dd8452"}
+ENOUGH = 3
+"""Student's interval of two seeds says nothing."""
 OTHERS = ["#8c8c8c", "#b0795a", "#6b8f5e", "#a65a78", "#8172b3"]
 
 
 def draw(result: dict[str, Any], file: Path) -> None:
-    """A line a method, with the interval over seeds; the optimum above them."""
+    """A line a method, thin ones of its seeds, and from `ENOUGH` seeds on the interval of their
+    mean; the optimum above them."""
     mpl.use("Agg")
     figure, axis = plt.subplots(figsize=(7.2, 4.4))
     rounds = range(result["rounds"] + 1)
@@ -21,13 +24,16 @@ def draw(result: dict[str, Any], file: Path) -> None:
     for method, numbers in result["methods"].items():
         colour = COLOURS.get(method) or next(others)
         axis.plot(rounds, numbers["mean"], color=colour, marker="o", markersize=3.5, label=method)
-        if "low" in numbers:
+        seeds = result["success"][method]
+        for rates in seeds:
+            axis.plot(rounds, rates, color=colour, linewidth=0.8, alpha=0.45)
+        if len(seeds) >= ENOUGH:
             axis.fill_between(
                 rounds, numbers["low"], numbers["high"], color=colour, alpha=0.12, linewidth=0
             )
     axis.axhline(result["optimum"], color="#333333", linewidth=0.8, linestyle="--")
     axis.text(0, result["optimum"], " the exact optimum", va="bottom", fontsize=8, color="#333333")
-    axis.set_xticks(list(rounds), [f"π_{k}" for k in rounds])
+    axis.set_xticks(list(rounds), [f"π{chr(ord('₀') + k)}" for k in rounds])
     axis.set_ylabel("share of conversations with the outcome")
     axis.set_ylim(bottom=0)
     axis.spines[["top", "right"]].set_visible(False)

@@ -70,6 +70,24 @@ def test_the_table_of_methods_is_the_recorded_benchmark() -> None:
     assert {found[setting]["conversations"] for setting in ("on_policy", "exploratory")} == {1600}
 
 
+def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
+    results = ROOT / "benchmarks" / "results" / "loop.json"
+    found = json.loads(results.read_text(encoding="utf-8"))
+    told = {
+        (method, int(seed)): [float(cell) for cell in cells.strip(" |").split("|")]
+        for method, seed, cells in re.findall(
+            r"^\| `([\w-]+)`, (\d+) \|(.*)$", text_of("docs/shop.md"), re.M
+        )
+    }
+
+    assert told == {
+        (method, seed): pytest.approx(rates, abs=6e-4)
+        for method, seeds in found["success"].items()
+        for seed, rates in enumerate(seeds)
+    }
+    assert f"the optimum of {found['optimum']:.3f}" in " ".join(text_of("docs/shop.md").split())
+
+
 def test_the_speed_beside_trl_is_the_recorded_benchmark() -> None:
     results = ROOT / "benchmarks" / "results" / "ppo_vs_trl.json"
     found = json.loads(results.read_text(encoding="utf-8"))
