@@ -34,6 +34,7 @@ from benchmarks.loop_methods import METHODS
 from benchmarks.loop_statistics import of_methods, of_the_main_one
 from benchmarks.machine import machine, say
 from iterppo.environments.shop_optimum import optimal_success
+from iterppo.launch import end_with_whoever_started_this
 from iterppo.lm.policy import prepare_libraries
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -53,7 +54,9 @@ def main() -> None:
     success: dict[str, dict[int, list[float]]] = {method: {} for method in options.methods}
     seconds: dict[str, list[float]] = {method: [] for method in options.methods}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        options.processes, mp_context=context, initializer=end_with_whoever_started_this
+    ) as pool:
         begun = [pool.submit(begin, seed, **shared) for seed in range(options.seeds)]
         for first in begun:
             first.result()

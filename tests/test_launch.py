@@ -151,6 +151,8 @@ def test_processes_say_as_much_as_the_command_that_started_them(
     stage = STAGES["returns"]
     places = {"trajectories": Path("t"), "credit": None, "out": Path("r")}
 
-    command = execution._command(stage, places, None, [], Processes(nproc=2))
+    given = {"earlier": [Path("a"), Path("b")]}
+    command = execution._command(stage, places, given, None, [], Processes(nproc=2))
 
-    assert command == ["returns", "--trajectories", "t", "--out", "r", *told, "--force"]
+    named = ["--trajectories", "t", "--out", "r", "--earlier", "a", "--earlier", "b"]
+    assert command == ["returns", *named, *told, "--force"]

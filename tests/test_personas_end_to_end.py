@@ -214,9 +214,10 @@ def test_actions_are_those_of_the_plain_policy(
         (
             "mc",
             "the mixture of personas and plain policy that made the log; "
-            "--set fit-q.method=fqe evaluates the plain policy",
+            "--set fit-q.method=fqe (or lstdq) evaluates the plain policy",
         ),
         ("fqe", "the plain policy"),
+        ("lstdq", "the plain policy"),
     ],
 )
 def test_fit_q_says_whose_q_it_is_and_what_the_log_supports(
