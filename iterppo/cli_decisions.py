@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from iterppo.cli_options import Json
 from iterppo.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     from iterppo.artifact import Artifact
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def register(app: typer.Typer) -> None:

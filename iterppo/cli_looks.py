@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
+from iterppo.cli_options import Json
 from iterppo.errors import ArtifactError, GateError
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -39,12 +39,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "statistics": LOWER,
     "stages": LOWER | MIDDLE,
     "assignment": {"errors"},
-    "cli_decisions": LOWER | MIDDLE | {"assignment", "execution"},
-    "cli_looks": LOWER | MIDDLE | {"freshness"},
+    "cli_options": LOWER,
+    "cli_decisions": LOWER | MIDDLE | {"assignment", "cli_options", "execution"},
+    "cli_looks": LOWER | MIDDLE | {"cli_options", "freshness"},
     "cli_report": LOWER | MIDDLE,
     "cli": LOWER
     | MIDDLE
-    | {"cli_decisions", "cli_looks", "cli_report", "execution", "launch", "stages"},
+    | {"cli_decisions", "cli_looks", "cli_options", "cli_report", "execution", "launch", "stages"},
     "__main__": {"cli"},
     "iterppo": set(),  # the package itself, iterppo/__init__.py; everybody may import it
 }
@@ -64,6 +65,7 @@ NOT_LOADED_BY: dict[str, set[str]] = {
             "cli",
             "cli_decisions",
             "cli_looks",
+            "cli_options",
             "cli_report",
             "config",
             "errors",

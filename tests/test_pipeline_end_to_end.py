@@ -598,6 +598,11 @@ def test_conversations_of_an_earlier_round_are_learned_from_and_nothing_else(
     assert 0 < made.metrics["share_other_policies"] < 1
     assert "up to date" in run("fit-q", "--round", second, "--out", tmp_path / "both", *both)
     assert "up to date" not in run("fit-q", "--round", second, "--out", tmp_path / "both", *lstd)
+    run("fit-q", "--round", second, *both)
+    states = dict(
+        zip(*(line.split()[-11:] for line in run("status", second).splitlines()[1:3]), strict=True)
+    )
+    assert states["fit-q"] == "fresh"
 
 
 @pytest.mark.parametrize(
