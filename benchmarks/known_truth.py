@@ -6,7 +6,8 @@
 Three settings, on conversations that no fit has seen, through the real stages (ingest, returns,
 init, fit-q), from text alone:
 
-on_policy: logs of the script `mediocre`, and its own Q^π. mc, td-lambda, sarsa and lstd.
+on_policy: logs of the script `mediocre`, and its own Q^π. mc, td-lambda, sarsa and lstd, which is
+also measured with heads that are linear in the last hidden state (`compared_turns = 0`).
 
 exploratory: logs of an explorer, who decides every second time, at random, as `expert` would, and
 else as `uniform`, which tries everything; and the Q^π of `expert`, which sells. mc cannot know of
@@ -73,16 +74,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "on_policy": {
         "log": ["mediocre"],
         "target": "mediocre",
-        "methods": ["mc", "td-lambda", "sarsa", "lstd"],
+        "methods": ["mc", "td-lambda", "sarsa", "lstd", "lstd-linear"],
     },
     "exploratory": {
         "log": ["expert", "uniform"],
         "target": "expert",
-        "methods": ["mc", "fqe", "lstdq"],
+        "methods": ["mc", "fqe", "lstdq", "lstdq-linear"],
     },
-    "uncovered": {"log": ["uniform"], "target": "expert", "methods": ["mc", "fqe", "lstdq"]},
+    "uncovered": {
+        "log": ["uniform"],
+        "target": "expert",
+        "methods": ["mc", "fqe", "lstdq", "lstdq-linear"],
+    },
 }
 """`log`: the scripts of which each decision is one's, drawn at random."""
+LINEAR = "-linear"
+"""Suffix of a closed form on the last hidden state alone."""
 
 
 def main() -> None:
@@ -152,12 +159,16 @@ def one_run(
     for method in methods:
         started = time.perf_counter()
         out = folder / f"q-{method}"
+        settings: dict[str, Any] = {"seed": seed, "method": method.removesuffix(LINEAR)}
+        if method.endswith(LINEAR):
+            settings["compared_turns"] = 0
+        config = FitQConfig(sampled_states=0, bootstrap_samples=100, **settings)
         fit_q.run(
-            FitQConfig(seed=seed, method=method, sampled_states=0, bootstrap_samples=100),
+            config,
             trajectories=trajectories,
             returns=paid,
             policy=policy,
-            actions=folder / "actions" if method in OFF_POLICY else None,
+            actions=folder / "actions" if config.method in OFF_POLICY else None,
             out=out,
         )
         seconds = time.perf_counter() - started

@@ -4,9 +4,9 @@
 
 The shop, whose optimum is known exactly. From conversations of its scripted assistant a first
 policy is cloned, π_0. Then, in every round, a method sees the conversations of its own policy, all
-methods equally many, and makes the next one (`benchmarks/loop_methods.py` lists the methods). What
-is told is the share of conversations that end in the outcome, of every policy, with a 95 % interval
-over the seeds.
+methods equally many, beside those of all rounds before and of the script, and makes the next one
+(`benchmarks/loop_methods.py` lists the methods). What is told is the share of conversations that
+end in the outcome, of every policy, with a 95 % interval over the seeds.
 
 Each method is run for each seed in a process of its own, as many at once as there are cores. Every
 artifact is kept below `--work` until it is all done: a run that was killed, or that another method
@@ -121,12 +121,13 @@ def run(
     settings = loop_rounds.Settings(conversations, seed, quick=quick)
     start, folder = work / str(seed) / "start", work / str(seed) / method
     _share(start, folder / "000")
+    _share(work / str(seed) / "scripted", folder / "script")
     deployed = loop_rounds.Deployed(start / "policy")
     rates: list[float] = []
-    seen: list[Path] = []
+    seen = [folder / "script"]
     for k in range(rounds + 1):
         place = folder / f"{k:03d}"
-        loop_rounds.collect(place, deployed, settings, k=k, before=seen)
+        loop_rounds.collect(place, deployed, settings, k=k)
         outcomes, held = loop_rounds.success(place)
         rates.append(outcomes / held)
         seen.append(place)
@@ -137,7 +138,7 @@ def run(
 
 
 def _share(start: Path, first: Path) -> None:
-    """The first round's conversations are those of π_0, whatever is made of them."""
+    """The first conversations are the same for all methods, whatever is made of them."""
     first.mkdir(parents=True, exist_ok=True)
     for name in ("log", "trajectories", "rejects"):
         if not (first / name).exists():

@@ -1,7 +1,7 @@
-"""What a method makes of the conversations of all rounds so far: the next policy.
+"""What a method makes of the conversations so far: the next policy.
 
 ppo, grpo, rloo         Iterative PPO: Q of the log, then single-turn PPO (GRPO, RLOO) on it
-cloning                 imitates its own log, all of it
+cloning                 imitates the logs, all of them
 filtered-cloning        imitates the conversations that ended well
 single-turn-outcome     as ppo, but γ = 0: the outcome of the very next message is the reward
 single-turn-accepted    as ppo, but the reward is whether the business sent the suggestion
@@ -10,7 +10,9 @@ best-of-n               π_0 for ever; of N suggestions the one that Q^π of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.loop_online import online
@@ -23,7 +25,8 @@ from iterppo.lm.rendering import decisions
 from iterppo.pipeline import STAGES
 
 Improve = Callable[[list[Path], Deployed, Settings], Deployed]
-"""From the folders of the rounds so far, the newest one last, and what was deployed in it."""
+"""From the folders of the logs so far, the script's first and the newest round's last, and what was
+deployed in that."""
 
 BEST_OF = 8
 CLONING_EPOCHS = 2.0
@@ -36,7 +39,7 @@ def iterative(algorithm: str, *, gamma: float | None = None, accepted: bool = Fa
 
     def improve(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
         folder = rounds[-1]
-        q = fit(folder, deployed, settings, gamma=gamma, accepted=accepted)
+        q = fit(rounds, deployed, settings, gamma=gamma, accepted=accepted)
         if read_manifest(q).metrics["verdict"] == "noise":
             # `iterppo ppo` refuses it. The policy stays, and more conversations of it are held.
             return deployed
@@ -66,33 +69,39 @@ def iterative(algorithm: str, *, gamma: float | None = None, accepted: bool = Fa
 
 
 def fit(
-    folder: Path,
+    rounds: list[Path],
     deployed: Deployed,
     settings: Settings,
     *,
     gamma: float | None = None,
     accepted: bool = False,
 ) -> Path:
-    """Q^π of the round's log."""
-    trajectories, returns = folder / "trajectories", folder / "returns"
-    if accepted:
-        made(returns, lambda: pay_for_acceptance(trajectories, returns))
-    else:
-        changed = {} if gamma is None else {"gamma": gamma}
+    """Q of the newest log and of all before it: nobody throws a log away. It is that of all these
+    policies together, whose earlier ones tried what the newest one no longer says."""
+    changed = {} if gamma is None else {"gamma": gamma}
+    for each in rounds:
+        trajectories, returns = each / "trajectories", each / "returns"
         made(
             returns,
-            lambda: STAGES["returns"].run(
-                settings.of("returns", **changed), trajectories=trajectories, out=returns
+            partial(pay_for_acceptance, trajectories, returns)
+            if accepted
+            else partial(
+                STAGES["returns"].run,
+                settings.of("returns", **changed),
+                trajectories=trajectories,
+                out=returns,
             ),
         )
+    *earlier, newest = rounds
     return made(
-        folder / "q",
+        newest / "q",
         lambda: STAGES["fit-q"].run(
             settings.of("fit-q"),
-            trajectories=trajectories,
-            returns=returns,
+            trajectories=newest / "trajectories",
+            returns=newest / "returns",
             policy=deployed.policy,
-            out=folder / "q",
+            earlier=earlier,
+            out=newest / "q",
         ),
     )
 
@@ -122,24 +131,28 @@ def pay_for_acceptance(trajectories: Path, out: Path) -> None:
 
 
 def cloning(*, successes_only: bool) -> Improve:
-    """Maximum likelihood of the log's suggestions, from the deployed policy on."""
+    """Maximum likelihood of the logs' suggestions, from the deployed policy on."""
 
     def improve(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
         out = rounds[-1] / "policy"
-        log = rounds[-1] / "trajectories"
-        made(out, lambda: imitate(log, deployed.policy, out, settings, successes_only))
+        logs = [each / "trajectories" for each in rounds]
+        made(out, lambda: imitate(logs, deployed.policy, out, settings, successes_only))
         return Deployed(out)
 
     return improve
 
 
-def imitate(log: Path, policy: Path, out: Path, settings: Settings, successes_only: bool) -> None:
+def imitate(
+    logs: Sequence[Path], policy: Path, out: Path, settings: Settings, successes_only: bool
+) -> None:
     """Clone conversations of logs, and write the policy."""
     policies.prepare_libraries()
     loaded = policies.load_policy(policy)
     chosen = loaded.settings
     examples = []
-    for turns in open_artifact(log, "trajectories").conversations():
+    for turns in chain.from_iterable(
+        open_artifact(log, "trajectories").conversations() for log in logs
+    ):
         if turns[0]["split"] != "train":
             continue
         if successes_only and not any(turn["reward"] for turn in turns):
@@ -166,7 +179,7 @@ def imitate(log: Path, policy: Path, out: Path, settings: Settings, successes_on
 
 def best_of_n(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
     """The first policy, and Q of the newest log as the judge of its suggestions."""
-    return Deployed(deployed.policy, q=fit(rounds[-1], deployed, settings), best_of=BEST_OF)
+    return Deployed(deployed.policy, q=fit(rounds, deployed, settings), best_of=BEST_OF)
 
 
 METHODS: dict[str, Improve] = {

@@ -28,7 +28,7 @@ def online(estimator: Estimator) -> Any:
 
     def improve(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
         out = rounds[-1] / "policy"
-        made(out, lambda: _train(deployed.policy, out, estimator, settings, k=len(rounds) - 1))
+        made(out, lambda: _train(deployed.policy, out, estimator, settings, k=len(rounds) - 2))
         return Deployed(out)
 
     return improve

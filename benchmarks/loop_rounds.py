@@ -2,8 +2,9 @@
 
     SEED/scripted/            log, trajectories of the script
     SEED/start/policy         π_0, cloned from it
+    SEED/METHOD/script        trajectories of the script again, with the method's returns
     SEED/METHOD/000 …         of each round: log and trajectories of π_k; what the method makes of
-                              them; policy, which is π_{k+1}
+                              them and of those before; policy, which is π_{k+1}
 
 An artifact that is there is whole, and is not made again: a run that was killed goes on.
 """
@@ -108,34 +109,25 @@ def start(folder: Path, settings: Settings) -> Deployed:
     return Deployed(policy)
 
 
-def collect(
-    round_folder: Path,
-    deployed: Deployed,
-    settings: Settings,
-    *,
-    k: int,
-    before: Sequence[Path] = (),
-) -> Path:
-    """Conversations of what is deployed, as trajectories, with those of rounds `before`: nobody
-    throws a log away. Q is then that of all these policies together, whose earlier ones tried what
-    the newest one no longer says. Customers of round k are its own."""
+def collect(round_folder: Path, deployed: Deployed, settings: Settings, *, k: int) -> Path:
+    """Conversations of what is deployed, as trajectories. Customers of round k are its own."""
     made(
         round_folder / "log",
         lambda: _hold(
             round_folder / "log", deployed, settings, seed=1000 * (k + 1) + settings.seed
         ),
     )
-    return read(round_folder, settings, before=before)
+    return read(round_folder, settings)
 
 
-def read(round_folder: Path, settings: Settings, *, before: Sequence[Path] = ()) -> Path:
-    """The log of a round, and those of rounds before, as trajectories."""
-    logs = [str(folder / "log" / LOG_FILE) for folder in (*before, round_folder)]
+def read(round_folder: Path, settings: Settings) -> Path:
+    """The log of a round, as trajectories."""
+    log = str(round_folder / "log" / LOG_FILE)
     return made(
         round_folder / "trajectories",
         lambda: STAGES["ingest"].run(
             settings.of("ingest"),
-            logs=[LogFile(log, log) for log in logs],
+            logs=[LogFile(log, log)],
             out=round_folder / "trajectories",
             rejects=round_folder / "rejects",
         ),

@@ -366,6 +366,9 @@ class FitQConfig(StageConfig):
     ridge: NonNegative = 0.0
     """Turns that the pull of the heads towards zero counts as; 0: as many as predict the returns of
     left-out conversations best (lstd, lstdq)."""
+    compared_turns: CountOrZero = 1000
+    """Turns of the log that each turn is compared with, as the backbone reads it and all before it:
+    quadratic heads; 0: heads that are linear in the last hidden state (lstd, lstdq)."""
     lambda_: Share = Field(default=0.8, alias="lambda")
     """λ of the λ-returns (td-lambda)."""
     sweeps: Count = 6

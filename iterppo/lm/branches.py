@@ -7,7 +7,8 @@
 What a pair by itself gives. K actions at n states cost the tokens of the conversation and of the
 actions, where pairs by themselves repeat the state nK times.
 
-Shapes: B rows of a batch, T tokens of the longest, N branches in a batch, D hidden, M members.
+Shapes: B rows of a batch, T tokens of the longest, N branches in a batch, D numbers that the heads
+read, M members.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from iterppo.lm.q_heads import Place
 from iterppo.lm.rendering import Segment
 from iterppo.lm.training import token_batches
 
@@ -37,6 +39,8 @@ class _Span(NamedTuple):
     end: int
     place: tuple[int, int]
     """Number of the request, and of the branch in it."""
+    before: Sequence[tuple[int, int]]
+    """The trunk's turns that it sees."""
 
 
 class _Row(NamedTuple):
@@ -65,8 +69,8 @@ def branch_values(
         Values in discounted outcomes; NaN where a pair exceeds the context.
     """
     values = [[math.nan] * len(branches) for _, branches in requests]
-    for places, hidden_ND in _passes(q, requests, tokens_per_batch):
-        value_N, _ = _values(q, hidden_ND)
+    for places, x_ND in _passes(q, requests, tokens_per_batch):
+        value_N, _ = _values(q, x_ND)
         for (request, branch), value in zip(places, value_N, strict=True):
             values[request][branch] = value
     return values
@@ -81,8 +85,8 @@ def branch_members(
     """As `branch_values`, each beside the values of the ensemble's members."""
     members = q.settings.members
     found = [[(math.nan, [math.nan] * members) for _ in branches] for _, branches in requests]
-    for places, hidden_ND in _passes(q, requests, tokens_per_batch):
-        value_N, value_NM = _values(q, hidden_ND)
+    for places, x_ND in _passes(q, requests, tokens_per_batch):
+        value_N, value_NM = _values(q, x_ND)
         for (request, branch), value, value_M in zip(places, value_N, value_NM, strict=True):
             found[request][branch] = (value, value_M)
     return found
@@ -97,16 +101,16 @@ def branch_features(
     """What Q̂'s heads would read of branches, in their order: (D,) each; None where a pair exceeds
     the context."""
     found: list[list[torch.Tensor | None]] = [[None] * len(branches) for _, branches in requests]
-    for places, hidden_ND in _passes(q, requests, tokens_per_batch):
-        for (request, branch), hidden_D in zip(places, hidden_ND.cpu(), strict=True):
-            found[request][branch] = hidden_D
+    for places, x_ND in _passes(q, requests, tokens_per_batch):
+        for (request, branch), x_D in zip(places, x_ND.cpu(), strict=True):
+            found[request][branch] = x_D
     return found
 
 
 @torch.no_grad()
-def _values(q: QFunction, hidden_ND: torch.Tensor) -> tuple[list[float], list[list[float]]]:
+def _values(q: QFunction, x_ND: torch.Tensor) -> tuple[list[float], list[list[float]]]:
     """Values and members' values."""
-    raw_NM = q.heads.members(hidden_ND)
+    raw_NM = q.heads.of_pairs(x_ND)
     return q.to_value(raw_NM.mean(dim=1)).tolist(), q.to_value(raw_NM).tolist()
 
 
@@ -114,7 +118,7 @@ def _values(q: QFunction, hidden_ND: torch.Tensor) -> tuple[list[float], list[li
 def _passes(
     q: QFunction, requests: Sequence[tuple[Segment, Sequence[Branch]]], tokens_per_batch: int
 ) -> Iterator[tuple[list[tuple[int, int]], torch.Tensor]]:
-    """Places and last hidden states (N, D) of the branches that fit, batch by batch."""
+    """Places of the branches that fit, and what the heads read of them, batch by batch."""
     q.model.eval()
     rows = [
         row
@@ -124,7 +128,7 @@ def _passes(
     lengths = [len(row.ids) for row in rows]
     for batch in token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=None):
         chosen = [rows[index] for index in batch]
-        yield [span.place for row in chosen for span in row.spans], _hidden(q, chosen)
+        yield [span.place for row in chosen for span in row.spans], _read(q, chosen)
 
 
 def _rows(q: QFunction, trunk: Segment, branches: Sequence[Branch], number: int) -> Iterator[_Row]:
@@ -142,13 +146,15 @@ def _rows(q: QFunction, trunk: Segment, branches: Sequence[Branch], number: int)
         begin = len(row.ids)
         row.ids.extend(ids)
         row.positions.extend(range(state + 1, state + 1 + len(ids)))
-        row.spans.append(_Span(state, begin, begin + len(ids), (number, place)))
+        row.spans.append(
+            _Span(state, begin, begin + len(ids), (number, place), trunk.before(state))
+        )
     if row.spans:
         yield row
 
 
-def _hidden(q: QFunction, rows: Sequence[_Row]) -> torch.Tensor:
-    """The last hidden state at the end of every branch of the rows: shape (N, D)."""
+def _read(q: QFunction, rows: Sequence[_Row]) -> torch.Tensor:
+    """What the heads read at the end of every branch of the rows: shape (N, D)."""
     T = max(len(row.ids) for row in rows)
     ids_BT = torch.zeros(len(rows), T, dtype=torch.long)
     position_BT = torch.zeros_like(ids_BT)
@@ -171,6 +177,11 @@ def _hidden(q: QFunction, rows: Sequence[_Row]) -> torch.Tensor:
         attention_mask=barred_B1TT,
         position_ids=position_BT.to(device),
     )
-    places = [(b, span.end - 1) for b, row in enumerate(rows) for span in row.spans]
-    b_N, end_N = (list(column) for column in zip(*places, strict=True))
-    return hidden_BTD[b_N, end_N].float()
+    return q.heads.read(
+        hidden_BTD,
+        [
+            Place(b, span.state, span.end - 1, span.before)
+            for b, row in enumerate(rows)
+            for span in row.spans
+        ],
+    ).action_ND

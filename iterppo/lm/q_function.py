@@ -4,9 +4,11 @@
     h' = backbone(s) at the end of the state        V̂ = value(u·h')
 
 The M members share the backbone; each has a head of its own, which starts elsewhere and sees its
-own bootstrap resample of the conversations. Heads are linear, so the mean of the members is one
+own bootstrap resample of the conversations. Where heads are linear, the mean of the members is one
 linear head too: the folder that is saved is a plain sequence-classification model which gives Q̂ by
-itself, and the members lie beside it. V̂, which cannot see the action, is what Q̂ is compared with.
+itself, and the members lie beside it. Of heads that read earlier turns as well (`q_heads`) that
+model's own head is the nearest linear one. V̂, which cannot see the action, is what Q̂ is compared
+with.
 
 Shapes: B segments or pairs, T tokens, D hidden, N action ends in a batch, M members.
 """
@@ -28,6 +30,7 @@ from iterppo.config import FitQConfig
 from iterppo.errors import ArtifactError
 from iterppo.lm.branches import branch_members
 from iterppo.lm.policy import load_tokenizer
+from iterppo.lm.q_heads import Features, Heads, Place
 from iterppo.lm.read_positions import last_layer_at
 from iterppo.lm.rendering import Message, Renderer, Segment
 from iterppo.lm.training import right_pad, token_batches
@@ -54,13 +57,6 @@ class Outputs(NamedTuple):
     v_N: torch.Tensor
 
 
-class Features(NamedTuple):
-    """What the heads read at the ends of a segment or a batch."""
-
-    action_ND: torch.Tensor
-    state_ND: torch.Tensor
-
-
 class Estimate(NamedTuple):
     """What is thought of one (s, a), in units of the return."""
 
@@ -69,13 +65,6 @@ class Estimate(NamedTuple):
     """Standard deviation over the members; None where there is one."""
     v: float
     """V̂(s)."""
-
-
-class _Heads(torch.nn.Module):
-    def __init__(self, width: int, members: int) -> None:
-        super().__init__()
-        self.members = torch.nn.Linear(width, members, bias=False)
-        self.state = torch.nn.Linear(width, 1, bias=False)
 
 
 class QFunction:
@@ -90,7 +79,7 @@ class QFunction:
     """Where processes share the weights: what makes a pass with all of them."""
 
     def __init__(
-        self, model: PreTrainedModel, renderer: Renderer, settings: QSettings, heads: _Heads
+        self, model: PreTrainedModel, renderer: Renderer, settings: QSettings, heads: Heads
     ) -> None:
         self.model = model
         self.renderer = renderer
@@ -113,7 +102,7 @@ class QFunction:
             dtype=torch.float32,
         )
         torch.nn.init.zeros_(model.score.weight)
-        heads = _Heads(model.score.weight.shape[1], settings.members)
+        heads = Heads(model.score.weight.shape[1], settings.members)
         torch.nn.init.zeros_(heads.state.weight)
         start_MD = torch.empty_like(heads.members.weight)
         start_MD.normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
@@ -140,21 +129,20 @@ class QFunction:
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
-        heads = _Heads(model.score.weight.shape[1], settings.members)
         if weights is None:
             weights = {
                 "members.weight": model.score.weight.detach(),
                 "state.weight": torch.zeros_like(model.score.weight),
             }
-        heads.load_state_dict(weights)
+        heads = Heads.like(weights)
         return cls(model, Renderer(load_tokenizer(str(folder))), settings, heads)
 
     def save(self, folder: Path) -> None:
-        """Write model, tokenizer, heads and settings. The model's own head is the members' mean."""
+        """Write model, tokenizer, heads and settings. The model's own head is the members' mean
+        where they read nothing else."""
         folder.mkdir(parents=True, exist_ok=True)
-        with torch.no_grad():
-            mean_D = self.heads.members.weight.mean(dim=0, keepdim=True)
-            cast(Any, self.model).score.weight.copy_(mean_D)
+        if not self.heads.reads_history:
+            self.own_head = self.heads.members.weight.mean(dim=0)
         self.model.save_pretrained(folder, safe_serialization=True)
         self.renderer.tokenizer.save_pretrained(folder)
         save_file(
@@ -203,13 +191,24 @@ class QFunction:
         return [*backbone, *self.heads.parameters()]
 
     @property
-    def modules(self) -> tuple[PreTrainedModel, Any, _Heads]:
+    def modules(self) -> tuple[PreTrainedModel, Any, Heads]:
         """The model, its adapters' view of it (None without), and the heads."""
         return self.model, self._adapted, self.heads
 
     @modules.setter
-    def modules(self, modules: tuple[PreTrainedModel, Any, _Heads]) -> None:
+    def modules(self, modules: tuple[PreTrainedModel, Any, Heads]) -> None:
         self.model, self._adapted, self.heads = modules
+
+    @property
+    def own_head(self) -> torch.Tensor:
+        """(H,): of the sequence-classification model that is saved."""
+        head: torch.Tensor = cast(Any, self.model).score.weight[0].detach()
+        return head
+
+    @own_head.setter
+    def own_head(self, head_H: torch.Tensor) -> None:
+        with torch.no_grad():
+            cast(Any, self.model).score.weight.copy_(head_H[None])
 
     # --- one pass
 
@@ -219,8 +218,7 @@ class QFunction:
 
     def own_outputs(self, segments: Sequence[Segment]) -> Outputs:
         """`outputs` by this process's modules, as they are."""
-        action_ND, state_ND = self._read(segments)
-        return Outputs(self.heads.members(action_ND), self.heads.state(state_ND).squeeze(-1))
+        return Outputs(*self.heads.outputs(self._read(segments)))
 
     @torch.no_grad()
     def features(
@@ -241,13 +239,17 @@ class QFunction:
         ids_BT = right_pad([segment.ids for segment in segments], value=self._pad_id)
         # Right padding needs no attention mask in a causal model, and no end is ever looked for by
         # a pad id.
-        read = [[p for _, p in segment.ends] + segment.states for segment in segments]
-        with last_layer_at(self.backbone, read):
+        places = [
+            Place(row, state, end, segment.before(state) if self.heads.reads_history else ())
+            for row, segment in enumerate(segments)
+            for (_, end), state in zip(segment.ends, segment.states, strict=True)
+        ]
+        read: list[list[int]] = [[] for _ in segments]
+        for place in places:
+            read[place.row] += [place.state, place.end, *(p for both in place.before for p in both)]
+        with last_layer_at(self.backbone, [sorted({*each}) for each in read]):
             hidden_BTD = self.hidden(input_ids=ids_BT.to(self.model.device))
-        rows = [row for row, segment in enumerate(segments) for _ in segment.ends]
-        ends = [position for segment in segments for _, position in segment.ends]
-        states = [position for segment in segments for position in segment.states]
-        return Features(hidden_BTD[rows, ends].float(), hidden_BTD[rows, states].float())
+        return self.heads.read(hidden_BTD, places)
 
     def raw(self, segments: Sequence[Segment]) -> torch.Tensor:
         """The mean member's output at every action end, in order: shape (N,)."""
@@ -344,7 +346,8 @@ class QFunction:
             if len(where) == 1 or len(ids) + longest > self.settings.max_tokens:
                 apart += where
                 continue
-            trunk = Segment(ids, [(0, len(ids) - 1)], [len(ids) - 1])
+            turns = self.renderer.turns(states[where[0]])
+            trunk = Segment(ids, [(0, len(ids) - 1)], [len(ids) - 1], turns)
             together.append(((trunk, [(0, actions[n]) for n in where]), where))
         return together, sorted(apart)
 
@@ -357,4 +360,5 @@ class QFunction:
                 f"{self.settings.max_tokens} tokens. Fit Q with a larger fit-q.max_tokens."
             )
         pair = self.renderer.prompt_ids(fitted[0]) + ids
-        return Segment(pair, [(0, len(pair) - 1)], [len(pair) - len(ids) - 1])
+        here = (len(pair) - len(ids) - 1, len(pair) - 1)
+        return Segment(pair, [(0, here[1])], [here[0]], [*self.renderer.turns(fitted[0]), here])

@@ -4,11 +4,11 @@
     lstdq    Q̂ is the fixed point of r + γ Q̂(s', a') over actions a' of the policy to evaluate
 
 A policy that was cloned from conversations has learned to say what follows what, and reads both
-sides; what its last hidden state says of an outcome is found by one pass over the log and one
+sides; what its last hidden states say of an outcome is found by one pass over the log and one
 system of equations (`iterppo.rl.least_squares`). Nothing is trained, so nothing is overfitted but
 the heads, which a ridge holds: the one whose Q̂ predicts the returns of left-out conversations best.
 
-Shapes: N transitions, D hidden, M members, F folds.
+Shapes: N transitions, D features (`iterppo.lm.q_heads`), H hidden, M members, F folds.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ import torch
 from iterppo.config import FitQConfig
 from iterppo.lm.branches import branch_features
 from iterppo.lm.q_fitting import draws_of
-from iterppo.lm.q_function import Features, QFunction
+from iterppo.lm.q_function import QFunction
+from iterppo.lm.q_heads import Features, Heads, Quadratic
 from iterppo.lm.q_log import Conversation, of_actions
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import progress
 from iterppo.rl.least_squares import Array, Errors, Moments
 
-RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4)
 """Tried, in transitions."""
+EXAMPLES_PER_ROW = 4
+"""Turns of the log that features are standardised by, for every one that heads compare with."""
+OWN_HEAD_RIDGE = 10.0
+"""Of the model's own head, where the heads are not linear, in turns."""
 FOLDS = 5
 CONVERSATIONS_AT_ONCE = 256
 """Whose features are held in memory."""
@@ -80,9 +85,12 @@ def fit_least_squares(
         ValueError: If no turn's fate is known, or there is no solution.
     """
     assert q.settings.loss == "squared", "a sigmoid is not linear"
-    members, width = q.settings.members, q.heads.members.weight.shape[1]
-    moments = Moments.empty(groups=members + FOLDS, value=width, regression=width)
-    errors = Errors.empty(groups=FOLDS, features=width)
+    examples = _lift(q, conversations, config) if config.compared_turns else None
+    members = q.settings.members
+    pair, state = q.heads.members.weight.shape[1], q.heads.state.weight.shape[1]
+    value, regression = (state, pair) if actions is None else (pair, state)
+    moments = Moments.empty(groups=members + FOLDS, value=value, regression=regression)
+    errors = Errors.empty(groups=FOLDS, features=pair)
     starts = range(0, len(conversations), CONVERSATIONS_AT_ONCE)
     for start in progress(starts, "fit-q: reading", total=len(starts), unit="parts"):
         some = conversations[start : start + CONVERSATIONS_AT_ONCE]
@@ -106,7 +114,48 @@ def fit_least_squares(
     with torch.no_grad():
         q.heads.state.weight.copy_(torch.from_numpy(state_D[None]))
         q.heads.members.weight.copy_(torch.from_numpy(heads_MD))
+        if examples is not None:
+            q.own_head = _nearest(q, examples)
     return LeastSquares(ridge, tried)
+
+
+def _lift(q: QFunction, conversations: Sequence[Conversation], config: FitQConfig) -> torch.Tensor:
+    """Give Q quadratic heads, made for examples of the log; what it reads of their pairs."""
+    wanted = EXAMPLES_PER_ROW * config.compared_turns
+    by_chance = sorted(
+        conversations, key=lambda c: unit_hash(c.conversation_id, seed=config.seed + 4)
+    )
+    chosen, number = [], 0
+    for c in by_chance:
+        if number >= wanted:
+            break
+        chosen += c.segments
+        number += sum(len(segment.ends) for segment in c.segments)
+    if not chosen:
+        raise ValueError("no training turn has an action")
+    members, width = q.settings.members, q.backbone.config.hidden_size
+    q.heads = Heads(width, members, reads_history=True)
+    found = q.features(chosen)
+    pair_ND = torch.cat([features.action_ND for features in found])
+    state_ND = torch.cat([features.state_ND for features in found])
+    pair_lift, state_lift = (
+        Quadratic.of(x_ND, rows=config.compared_turns, seed=config.seed)
+        for x_ND in (pair_ND, state_ND)
+    )
+    q.heads = Heads(
+        width, members, reads_history=True, pair_lift=pair_lift, state_lift=state_lift
+    ).to(q.model.device)
+    return pair_ND
+
+
+def _nearest(q: QFunction, pair_ND: torch.Tensor) -> torch.Tensor:
+    """The head (H,) of the last hidden state alone whose values are nearest to Q̂'s."""
+    width = q.backbone.config.hidden_size
+    with torch.no_grad():
+        value_N = q.heads.of_pairs(pair_ND.to(q.model.device)).mean(dim=1).double().cpu()
+    near = Errors.empty(groups=1, features=width)
+    near.add(pair_ND[:, :width].numpy(), value_N.numpy(), np.ones((len(value_N), 1)))
+    return torch.from_numpy(near.least(OWN_HEAD_RIDGE))
 
 
 def _heads(
@@ -149,7 +198,7 @@ def _add(
 ) -> None:
     """The transitions of some conversations, and their returns."""
     members = q.settings.members
-    read = iter(q.features([segment for c in conversations for segment in c.segments]))
+    read = iter(_lifted(q, q.features([s for c in conversations for s in c.segments])))
     by_turn = [_by_turn(c, read) for c in conversations]
     following = (
         [{turn: state_D for turn, (_, state_D) in found.items()} for found in by_turn]
@@ -182,6 +231,21 @@ def _add(
         errors.add(np.stack(told), np.array(wanted), np.stack(told_weight))
 
 
+@torch.no_grad()
+def _lifted(q: QFunction, read: Sequence[Features]) -> list[Features]:
+    """What is linear in Q's heads, of each segment."""
+    together = Features(*(torch.cat(each).to(q.model.device) for each in zip(*read, strict=True)))
+    ends = [len(features.action_ND) for features in read]
+    both = (each.cpu().split(ends) for each in q.heads.lifted(together))
+    return list(map(Features, *both))
+
+
+@torch.no_grad()
+def _lifted_mean(q: QFunction, pair_ND: torch.Tensor) -> Array:
+    mean_D = q.heads.lifted_pairs(pair_ND.to(q.model.device)).mean(dim=0).cpu()
+    return np.asarray(mean_D.numpy())
+
+
 def _by_turn(c: Conversation, read: Iterator[Features]) -> dict[int, tuple[Array, Array]]:
     """Features of the pair and of the state, by the turn's index."""
     found: dict[int, tuple[Array, Array]] = {}
@@ -201,7 +265,7 @@ def _mean_features(
     asked = of_actions(conversations, actions, lambda requests: branch_features(q, requests))
     known = [{n: [x for x in each if x is not None] for n, each in one.items()} for one in asked]
     return [
-        {n: torch.stack(each).mean(0).numpy() for n, each in one.items() if each} for one in known
+        {n: _lifted_mean(q, torch.stack(each)) for n, each in one.items() if each} for one in known
     ]
 
 

@@ -124,6 +124,12 @@ class Segment:
     """(index of the decision, position where its pair is read: see `Renderer.pair_ids`)."""
     states: list[int]
     """Position of the last token of each end's state: what follows it is the action."""
+    turns: list[tuple[int, int]]
+    """Both positions of every message of the assistant, whether it is one of the ends or not."""
+
+    def before(self, state: int) -> list[tuple[int, int]]:
+        """Those of the turns that a state, given by the position of its last token, has seen."""
+        return [turn for turn in self.turns if turn[1] <= state]
 
 
 class Renderer:
@@ -177,6 +183,19 @@ class Renderer:
         """
         return self.prompt_ids(state) + self.turn_ids(action)
 
+    def turns(self, messages: Sequence[Message]) -> list[tuple[int, int]]:
+        """In the tokens of a state, for every message of the assistant: the position of the last
+        token before it, and the one where the pair is read."""
+        fragments = self._fragments(tuple(m["role"] for m in messages), True)
+        found = []
+        begin = len(self._fragment_ids(fragments[0]))
+        for message, fragment in zip(messages, fragments[1:], strict=True):
+            content = message["content"].strip()
+            if message["role"] == "assistant":
+                found.append((begin - 1, begin - 1 + len(self.turn_ids(content))))
+            begin += len(self._content_ids(content)) + len(self._fragment_ids(fragment))
+        return found
+
     def looks_like_control(self, state: Sequence[Message]) -> bool:
         """Whether a message holds a string that a careless reader takes for a control token."""
         tokens = self.tokenizer.get_added_vocab()
@@ -221,11 +240,13 @@ class Renderer:
             messages, cut = fitted
             prompt = self.prompt_ids(messages)
             ids = prompt + action
-            before = by_cut.get(cut, Segment([], [], []))
+            before = by_cut.get(cut, Segment([], [], [], []))
+            here = (len(prompt) - 1, len(ids) - 1)
             by_cut[cut] = Segment(
                 ids,
-                [*before.ends, (index, len(ids) - 1)],
-                [*before.states, len(prompt) - 1],
+                [*before.ends, (index, here[1])],
+                [*before.states, here[0]],
+                [*self.turns(messages), here],
             )
         return list(by_cut.values()), too_long
 

@@ -1,6 +1,7 @@
 """LSTD and LSTDQ on a policy's backbone: transitions as the log shows them, heads as the definition
 has them."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,14 @@ def log(q: QFunction, row: MakeRow, system: str) -> Callable[..., list[Conversat
 
 
 def config(**settings: Any) -> FitQConfig:
-    return FitQConfig.model_validate({"method": "lstd", **settings})
+    return FitQConfig.model_validate({"method": "lstd", "compared_turns": 0, **settings})
 
 
+@torch.no_grad()
 def features(q: QFunction, c: Conversation) -> dict[int, tuple[Array, Array]]:
     """By a pass of each conversation on its own."""
-    (segment,), ((action_ND, state_ND),) = c.segments, q.features(c.segments)
+    (segment,) = c.segments
+    action_ND, state_ND = q.heads.lifted(q.features(c.segments)[0])
     return {
         index: (action.numpy().astype(float), state.numpy().astype(float))
         for (index, _), action, state in zip(segment.ends, action_ND, state_ND, strict=True)
@@ -100,9 +103,14 @@ def ridged(features_ND: Array, weight_N: Array, ridge: float) -> tuple[Array, Ar
     return second + rho * np.eye(len(second)), weighted
 
 
-def test_lstd_is_the_definition(q: QFunction, log: Callable[..., list[Conversation]]) -> None:
+@pytest.mark.parametrize("compared_turns", [0, 12])
+def test_lstd_is_the_definition(
+    q: QFunction, log: Callable[..., list[Conversation]], compared_turns: int
+) -> None:
     conversations = log(30)
-    found = fit_least_squares(q, conversations, config(ridge=2.0), gamma=GAMMA)
+    chosen = config(ridge=2.0, compared_turns=compared_turns)
+    found = fit_least_squares(q, conversations, chosen, gamma=GAMMA)
+    assert q.heads.reads_history == (compared_turns > 0)
 
     phi, psi, after, reward, who = [], [], [], [], []
     for c in conversations:
@@ -132,8 +140,12 @@ def test_lstd_is_the_definition(q: QFunction, log: Callable[..., list[Conversati
     assert found.errors == {}
 
 
+@pytest.mark.parametrize("compared_turns", [0, 12])
 def test_lstdq_bootstraps_on_the_actions_of_the_policy_to_evaluate(
-    make_policy: MakePolicy, log: Callable[..., list[Conversation]], system: str
+    make_policy: MakePolicy,
+    log: Callable[..., list[Conversation]],
+    system: str,
+    compared_turns: int,
 ) -> None:
     settings = QSettings(loss="squared", max_tokens=128)
     q = QFunction.from_policy(make_policy(steps=20), settings)
@@ -143,9 +155,8 @@ def test_lstdq_bootstraps_on_the_actions_of_the_policy_to_evaluate(
         for c in conversations
         for turn in range(1, len(c.rows) + 1)
     }
-    fit_least_squares(
-        q, conversations, config(method="lstdq", ridge=2.0), gamma=GAMMA, actions=actions
-    )
+    chosen = config(method="lstdq", ridge=2.0, compared_turns=compared_turns)
+    fit_least_squares(q, conversations, chosen, gamma=GAMMA, actions=actions)
     head = q.heads.members.weight[0].detach().double()
 
     # Q̂ solves its own equation: Σ φ (r + γ mean Q̂(s', a') − Q̂(s, a)) = ρ w
@@ -222,3 +233,44 @@ def test_a_resample_without_a_conversation_has_the_head_of_all(
 
     assert none == pytest.approx(once, abs=1e-6), "every conversation was drawn once"
     assert once != pytest.approx(twice), "who weighs twice is pulled half as much"
+
+
+def test_quadratic_heads_see_what_is_repeated_and_linear_ones_do_not(
+    make_policy: MakePolicy, row: MakeRow, system: str
+) -> None:
+    q = QFunction.from_policy(
+        make_policy(steps=20), QSettings(loss="squared", max_tokens=128, members=1)
+    )
+    pairs = []
+    for n, (first, second) in enumerate(itertools.product(ANSWERS * 4, ANSWERS * 4)):
+        turns = [
+            row(f"Hello {n % 7}", first, first, "verbatim"),
+            row(f"So {n % 5}", second, second, "verbatim"),
+        ]
+        seen = {"conversation_id": f"c{n}", "split": "train", "censored": False}
+        seen |= {"customer_time": None, "sent_time": None}
+        outcome = float(first == second)
+        pairs.append(
+            (
+                [turn | seen | {"turn": t} for t, turn in enumerate(turns, start=1)],
+                [{"reward": r, "return": outcome, "weight": 1.0} for r in (0.0, outcome)],
+            )
+        )
+    log = list(
+        conversations_of(
+            pairs, q.renderer, system_prompt=system, max_tokens=128, fate_known_until=None
+        )
+    )
+
+    def right(**settings: Any) -> float:
+        """Share of second turns whose repetition has the largest value of the three."""
+        fit_least_squares(q, log, config(**settings), gamma=1.0)
+        number = 0
+        for c in log[:36]:
+            *_, last = decisions(c.rows, system_prompt=system)
+            values = q([last.state] * 3, list(ANSWERS))
+            number += ANSWERS[int(np.argmax(values))] == c.rows[0]["suggestion"]
+        return number / 36
+
+    assert right(compared_turns=0) < 0.8
+    assert right(compared_turns=100) > 0.95
