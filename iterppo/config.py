@@ -480,6 +480,10 @@ class PPOConfig(StageConfig):
     """Clip range of the value around its estimate at sampling; 0: none."""
     kappa: NonNegative = 0.0
     """κ: the reward is Q less κ times its spread over the ensemble; more is more cautious."""
+    baseline: Literal["none", "others"] = "none"
+    """`others`: the reward is less the mean reward of the prompt's other completions. How good the
+    state is cancels, so that the critic need not know: less noise with four or more
+    `completions_per_prompt` (`ppo`; `grpo` and `rloo` have baselines of their own)."""
     kl_coefficient: NonNegative = 0.03
     """β: what a nat of KL from the first policy costs, in units of Q."""
     kl_in: Literal["reward", "loss"] = "reward"
@@ -532,6 +536,15 @@ class PPOConfig(StageConfig):
     judge_fall: NonNegative = 1.0
     """Training stops where the judge (`--judge`, Q of other conversations) falls by so many
     standard errors below its best while the reward still rises; 0: never."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PPOConfig:
+        if self.baseline == "others" and self.critic_warmup == "returns":
+            raise ValueError(
+                "returns of the log have no others to be compared with: baseline others needs "
+                "critic_warmup q"
+            )
+        return self
 
 
 class ExportConfig(StageConfig):

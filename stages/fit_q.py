@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,12 +131,11 @@ def run(
             )
             for log, paid_then in [(source, paid), *before]
         ]
-        learned = [c for log in of_earlier for c in log if c.split == "train"]
-        train = [
-            c
-            for c in (*conversations, *learned)
-            if c.split == "train" and is_in_part(c.conversation_id, config)
-        ]
+        own, learned = (
+            [c for c in log if c.split == "train" and is_in_part(c.conversation_id, config)]
+            for log in (conversations, chain.from_iterable(of_earlier))
+        )
+        train = [*own, *learned]
         _refuse_twice(train)
         checkpoint = Checkpoint(
             out.parent / f".{out.name}.checkpoint.safetensors",
@@ -156,7 +156,9 @@ def run(
 
         try:
             if config.is_closed_form:
-                solved = fit_least_squares(q, train, config, gamma=gamma, actions=following)
+                solved = fit_least_squares(
+                    q, own, config, gamma=gamma, actions=following, earlier=learned
+                )
                 told: dict[str, Any] = {"ridge": solved.ridge, "errors": solved.errors}
             else:
                 fitted = fit(

@@ -18,6 +18,7 @@ from iterppo.lm.critic import Valued
 from iterppo.lm.generation import sample
 from iterppo.lm.policy import Policy
 from iterppo.lm.rendering import Message
+from iterppo.rl.group_advantages import less_the_others
 
 
 class LoggedSuggestion(NamedTuple):
@@ -32,7 +33,13 @@ class LoggedSuggestion(NamedTuple):
 
 
 def drawn(
-    policy: Policy, reward: Any, prompts: Sequence[dict[str, Any]], *, number: int, seed: int
+    policy: Policy,
+    reward: Any,
+    prompts: Sequence[dict[str, Any]],
+    *,
+    number: int,
+    seed: int,
+    per_prompt: int = 1,
 ) -> list[Valued]:
     """Completions of the policy, worth Q̂. One that was cut off is no action and has no Q̂: it is
     left out.
@@ -43,21 +50,24 @@ def drawn(
         prompts: Rows with a `prompt`.
         number: Of completions.
         seed: Of the choice of prompts and of the sampling.
+        per_prompt: Completions of each prompt; of two or more, each is worth Q̂ less the mean Q̂ of
+            the others.
     """
-    chosen = random.Random(seed).choices(prompts, k=number)
-    states = [row["prompt"] for row in chosen]
+    chosen = random.Random(seed).choices(prompts, k=max(1, number // per_prompt))
+    states = [row["prompt"] for row in chosen for _ in range(per_prompt)]
     torch.manual_seed(seed)
-    ended = [
-        (state, one)
-        for state, one in zip(states, sample(policy, states), strict=True)
-        if one.tokens[-1] == policy.renderer.eos_id
-    ]
+    said = sample(policy, states)
+    ended = [n for n, one in enumerate(said) if one.tokens[-1] == policy.renderer.eos_id]
     if not ended:
         return []
-    scores = reward([state for state, _ in ended], [one.text or "" for _, one in ended])
+    scores = reward([states[n] for n in ended], [said[n].text or "" for n in ended])
+    if per_prompt > 1:
+        score_B, ended_B = torch.zeros(len(said)), torch.zeros(len(said), dtype=torch.bool)
+        score_B[ended], ended_B[ended] = torch.tensor(scores), True
+        scores = less_the_others(score_B, ended_B, per_prompt=per_prompt)[ended].tolist()
     return [
-        Valued(policy.renderer.prompt_ids(state), one.tokens, score)
-        for (state, one), score in zip(ended, scores, strict=True)
+        Valued(policy.renderer.prompt_ids(states[n]), said[n].tokens, score)
+        for n, score in zip(ended, scores, strict=True)
     ]
 
 

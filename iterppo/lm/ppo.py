@@ -47,7 +47,11 @@ from iterppo.lm.trl_arguments import Report, trainer_arguments
 from iterppo.lm.watch import Reward, Watch
 from iterppo.lm.watching import Watching, limits_of
 from iterppo.rl.advantages import generalised_advantages, token_rewards, whiten
-from iterppo.rl.group_advantages import group_relative_advantages, leave_one_out_advantages
+from iterppo.rl.group_advantages import (
+    group_relative_advantages,
+    leave_one_out_advantages,
+    less_the_others,
+)
 from iterppo.rl.kl import kl_estimate
 from iterppo.rl.kl_control import AdaptiveKL, FixedKL
 from iterppo.rl.losses import value_loss
@@ -192,7 +196,10 @@ class PPOTrainer(CompletionTrainer):
         if self.config.critic_warmup == "returns":
             examples = critic_warmup.logged(policy, logged, number=number, seed=seed)
         else:
-            examples = critic_warmup.drawn(policy, self.reward, rows, number=number, seed=seed)
+            of_each = self.num_generations if self.config.baseline == "others" else 1
+            examples = critic_warmup.drawn(
+                policy, self.reward, rows, number=number, seed=seed, per_prompt=of_each
+            )
         if examples:
             self.critic.fit_head(examples)
         policy.model.train()
@@ -307,8 +314,11 @@ class PPOTrainer(CompletionTrainer):
         terminated_B: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Advantages and returns of tokens."""
+        score_B = self._scores_B
+        if self.config.baseline == "others":
+            score_B = less_the_others(score_B, terminated_B, per_prompt=self.num_generations)
         reward_BT = token_rewards(
-            self._scores_B,
+            score_B,
             kl_BT,
             mask_BT,
             terminated_B=terminated_B,

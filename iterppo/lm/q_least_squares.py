@@ -70,12 +70,15 @@ def fit_least_squares(
     *,
     gamma: float,
     actions: Mapping[tuple[str, int], Sequence[str]] | None = None,
+    earlier: Sequence[Conversation] = (),
 ) -> LeastSquares:
     """Set the heads of Q̂ and V̂ in place.
 
     Args:
         q: What is fitted; its values are linear in its heads (loss `squared`).
         conversations: To fit on.
+        earlier: Others, of earlier policies. What an action led to they tell as well; V̂, which says
+            what that is worth, is of `conversations` alone: so Q̂ is of their policy (lstd).
         config: Of the stage.
         gamma: Discount per turn, in [0, 1].
         actions: lstdq: by conversation and turn (from 1), what the policy to evaluate would do.
@@ -85,19 +88,22 @@ def fit_least_squares(
         ValueError: If no turn's fate is known, or there is no solution.
     """
     assert q.settings.loss == "squared", "a sigmoid is not linear"
-    examples = _lift(q, conversations, config) if config.compared_turns else None
+    examples = _lift(q, [*conversations, *earlier], config) if config.compared_turns else None
     members = q.settings.members
     pair, state = q.heads.members.weight.shape[1], q.heads.state.weight.shape[1]
     value, regression = (state, pair) if actions is None else (pair, state)
     moments = Moments.empty(groups=members + FOLDS, value=value, regression=regression)
     errors = Errors.empty(groups=FOLDS, features=pair)
-    starts = range(0, len(conversations), CONVERSATIONS_AT_ONCE)
-    for start in progress(starts, "fit-q: reading", total=len(starts), unit="parts"):
-        some = conversations[start : start + CONVERSATIONS_AT_ONCE]
-        _add(moments, errors, q, some, config, gamma=gamma, actions=actions)
+    parts = [
+        (log[start : start + CONVERSATIONS_AT_ONCE], log is conversations)
+        for log in (conversations, earlier)
+        for start in range(0, len(log), CONVERSATIONS_AT_ONCE)
+    ]
+    for some, own in progress(parts, "fit-q: reading", total=len(parts), unit="parts"):
+        _add(moments, errors, q, some, config, gamma=gamma, actions=actions, own=own)
     folds = range(members, members + FOLDS)
     together = moments.of(folds)
-    if together.mass_G[0] == 0:
+    if together.value_mass_G[0] == 0:
         raise ValueError("no training turn has both an action and a known fate")
     tried: dict[float, float] = {}
     if config.ridge == 0:
@@ -109,7 +115,7 @@ def fit_least_squares(
     state_D, head_D = _heads(together.solve(ridge), actions)
     heads_MD = np.stack([head_D] * members)
     for member in range(members if members > 1 else 0):
-        if moments.mass_G[member] > 0:  # of a few conversations a resample may hold none
+        if moments.value_mass_G[member] > 0:  # of a few conversations a resample may hold none
             _, heads_MD[member] = _heads(moments.solve(ridge, group=member), actions)
     with torch.no_grad():
         q.heads.state.weight.copy_(torch.from_numpy(state_D[None]))
@@ -195,8 +201,9 @@ def _add(
     *,
     gamma: float,
     actions: Mapping[tuple[str, int], Sequence[str]] | None,
+    own: bool,
 ) -> None:
-    """The transitions of some conversations, and their returns."""
+    """The transitions of some conversations, and the returns of the policy's own."""
     members = q.settings.members
     read = iter(_lifted(q, q.features([s for c in conversations for s in c.segments])))
     by_turn = [_by_turn(c, read) for c in conversations]
@@ -226,8 +233,8 @@ def _add(
                     told_weight.append(share * fold)
     if phi:
         features = np.stack(phi), np.stack(after), np.stack(psi)
-        moments.add(*features, np.array(reward), np.stack(weight))
-    if told:
+        moments.add(*features, np.array(reward), np.stack(weight), value=own)
+    if told and own:
         errors.add(np.stack(told), np.array(wanted), np.stack(told_weight))
 
 

@@ -1,4 +1,5 @@
-"""Advantages without a critic: a completion against the others of its prompt.
+"""A completion against the others of its prompt: advantages without a critic, and what is left of a
+score when the state is taken out of it.
 
 Shapes: B completions, of which K neighbours at a time share a prompt.
 """
@@ -36,6 +37,33 @@ def leave_one_out_advantages(score_B: Tensor, *, per_prompt: int) -> Tensor:
     score_PK = _by_prompt(score_B, per_prompt)
     centred_PK = score_PK - score_PK.mean(dim=1, keepdim=True)
     return (centred_PK * (per_prompt / (per_prompt - 1))).flatten()
+
+
+@torch.no_grad()
+def less_the_others(score_B: Tensor, ended_B: Tensor, *, per_prompt: int) -> Tensor:
+    """Scores less the mean of the other completions that ended by themselves.
+
+        R_k − mean_{j≠k, ended} R_j
+
+    As a reward it has the gradient of R_k in expectation, since what is subtracted does not depend
+    on completion k. Whose others were all cut off has nothing to be compared with: 0.
+
+    Args:
+        score_B: R, of whatever kind where a completion was cut off.
+        ended_B: Whether it was not.
+        per_prompt: K.
+
+    >>> score_B, ended_B = torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False])
+    >>> less_the_others(score_B, ended_B, per_prompt=3)[:2]
+    tensor([-2.,  2.])
+    """
+    score_PK = _by_prompt(score_B, per_prompt)
+    ended_PK = _by_prompt(ended_B, per_prompt).to(score_B.dtype)
+    known_PK = score_PK * ended_PK
+    sum_PK = known_PK.sum(dim=1, keepdim=True) - known_PK
+    number_PK = ended_PK.sum(dim=1, keepdim=True) - ended_PK
+    found_PK = torch.where(number_PK > 0, score_PK - sum_PK / number_PK.clamp(min=1), 0.0)
+    return found_PK.flatten()
 
 
 def _by_prompt(score_B: Tensor, per_prompt: int) -> Tensor:

@@ -30,8 +30,12 @@ Array = np.ndarray[Any, Any]
 class Moments:
     """Sums over transitions, for every group: all that the solution needs, whatever their number.
 
+    The value and the regression may be of different transitions: what an action led to is the same
+    under every policy, what a state is worth is not.
+
     Args:
-        mass_G: Σ w.
+        value_mass_G: Σ w of the value's.
+        mass_G: Σ w of the regression's.
         xx_GDD: Σ w φ φᵀ.
         xa_GDD: Σ w φ (γ φ')ᵀ.
         xr_GD: Σ w φ r.
@@ -40,6 +44,7 @@ class Moments:
         yr_GE: Σ w ψ r.
     """
 
+    value_mass_G: Array
     mass_G: Array
     xx_GDD: Array
     xa_GDD: Array
@@ -52,11 +57,18 @@ class Moments:
     def empty(cls, *, groups: int, value: int, regression: int) -> Moments:
         """No transitions yet; numbers of groups and of features."""
         G, D, E = groups, value, regression
-        shapes = ((G,), (G, D, D), (G, D, D), (G, D), (G, E, E), (G, E, D), (G, E))
+        shapes = ((G,), (G,), (G, D, D), (G, D, D), (G, D), (G, E, E), (G, E, D), (G, E))
         return cls(*(np.zeros(shape) for shape in shapes))
 
     def add(
-        self, phi_ND: Array, after_ND: Array, psi_NE: Array, reward_N: Array, weight_NG: Array
+        self,
+        phi_ND: Array,
+        after_ND: Array,
+        psi_NE: Array,
+        reward_N: Array,
+        weight_NG: Array,
+        *,
+        value: bool = True,
     ) -> None:
         """Transitions.
 
@@ -66,16 +78,21 @@ class Moments:
             psi_NE: ψ.
             reward_N: r.
             weight_NG: Weight of every transition in every group, not negative.
+            value: Whether they are of the policy whose value is asked for; the regression takes
+                them all.
         """
         phi_ND, after_ND, psi_NE = (x.astype(np.float64) for x in (phi_ND, after_ND, psi_NE))
         self.mass_G += weight_NG.sum(axis=0)
+        self.value_mass_G += value * weight_NG.sum(axis=0)
         for group, weight_N in enumerate(weight_NG.T):
             n = weight_N > 0  # a fold has one transition in five, a resample six in ten
             after_nD, reward_n, weight_n1 = after_ND[n], reward_N[n], weight_N[n, None]
-            phi_Dn, psi_En = (phi_ND[n] * weight_n1).T, (psi_NE[n] * weight_n1).T
-            self.xx_GDD[group] += phi_Dn @ phi_ND[n]
-            self.xa_GDD[group] += phi_Dn @ after_nD
-            self.xr_GD[group] += phi_Dn @ reward_n
+            if value:
+                phi_Dn = (phi_ND[n] * weight_n1).T
+                self.xx_GDD[group] += phi_Dn @ phi_ND[n]
+                self.xa_GDD[group] += phi_Dn @ after_nD
+                self.xr_GD[group] += phi_Dn @ reward_n
+            psi_En = (psi_NE[n] * weight_n1).T
             self.yy_GEE[group] += psi_En @ psi_NE[n]
             self.ya_GED[group] += psi_En @ after_nD
             self.yr_GE[group] += psi_En @ reward_n
@@ -98,13 +115,14 @@ class Moments:
         Raises:
             ValueError: If there is no solution that is finite.
         """
-        xx_DD, yy_EE, mass = self.xx_GDD[group], self.yy_GEE[group], self.mass_G[group]
+        xx_DD, yy_EE = self.xx_GDD[group], self.yy_GEE[group]
         try:
             x_D = np.linalg.solve(
-                xx_DD - self.xa_GDD[group] + _pull(xx_DD, ridge, mass), self.xr_GD[group]
+                xx_DD - self.xa_GDD[group] + _pull(xx_DD, ridge, self.value_mass_G[group]),
+                self.xr_GD[group],
             )
             y_E = np.linalg.solve(
-                yy_EE + _pull(yy_EE, ridge, mass),
+                yy_EE + _pull(yy_EE, ridge, self.mass_G[group]),
                 self.yr_GE[group] + self.ya_GED[group] @ x_D,
             )
         except np.linalg.LinAlgError:

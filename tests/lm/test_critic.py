@@ -218,3 +218,24 @@ def test_an_example_of_weight_two_counts_as_two() -> None:
 
     for found, expected in zip(weighted, twice, strict=True):
         assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_with_several_of_a_prompt_each_is_worth_what_it_has_over_the_others(
+    make_policy: MakePolicy, prompts: list[dict[str, Any]]
+) -> None:
+    policy = load_policy(make_policy(steps=60))
+
+    def worth(states: Any, actions: Any) -> list[float]:
+        """Mostly the state's."""
+        pairs = zip(states, actions, strict=True)
+        return [100.0 * len(state[-1]["content"]) + len(action) for state, action in pairs]
+
+    found = drawn_examples(policy, worth, prompts, number=24, seed=0, per_prompt=4)
+    groups: dict[tuple[int, ...], list[float]] = {}
+    for prompt_ids, _, value, _ in found:
+        groups.setdefault(tuple(prompt_ids), []).append(value)
+
+    assert len(found) > 12
+    assert any(value != 0 for values in groups.values() for value in values)
+    for values in groups.values():
+        assert max(map(abs, values)) < 100, "what the state is worth is taken out"

@@ -274,3 +274,22 @@ def test_quadratic_heads_see_what_is_repeated_and_linear_ones_do_not(
 
     assert right(compared_turns=0) < 0.8
     assert right(compared_turns=100) > 0.95
+
+
+def test_earlier_conversations_are_learned_from_and_valued_as_the_newest_policy_does(
+    q: QFunction, log: Callable[..., list[Conversation]]
+) -> None:
+    own, both = log(30), log(60)
+    earlier = both[30:]
+
+    def heads(*conversations: list[Conversation], **settings: Any) -> tuple[Array, Array]:
+        fit_least_squares(q, conversations[0], config(ridge=2.0), gamma=GAMMA, **settings)
+        weights = q.heads.state.weight, q.heads.members.weight
+        value, members = (weight.detach().numpy().copy() for weight in weights)
+        return value, members
+
+    value, members = heads(own)
+    value_of_both, members_of_both = heads(own, earlier=earlier)
+    assert value_of_both == pytest.approx(value, abs=1e-6)
+    assert members_of_both != pytest.approx(members, abs=1e-3)
+    assert heads(both)[0] != pytest.approx(value, abs=1e-3)

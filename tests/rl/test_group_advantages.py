@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from iterppo.rl.group_advantages import group_relative_advantages, leave_one_out_advantages
+from iterppo.rl.group_advantages import (
+    group_relative_advantages,
+    leave_one_out_advantages,
+    less_the_others,
+)
 
 
 @pytest.mark.parametrize("per_prompt", [2, 3, 5])
@@ -36,3 +40,17 @@ def test_a_group_of_equal_scores_has_nothing_to_tell(of: object) -> None:
 def test_completions_that_are_no_groups_are_refused(per_prompt: int) -> None:
     with pytest.raises(ValueError, match="groups"):
         leave_one_out_advantages(torch.zeros(4), per_prompt=per_prompt)
+
+
+def test_who_was_cut_off_is_nobody_elses_baseline() -> None:
+    score_B = torch.tensor([1.0, 3.0, 8.0, 5.0, 6.0, 7.0])
+    ended_B = torch.tensor([True, True, False, False, True, False])
+    found = less_the_others(score_B, ended_B, per_prompt=3)
+
+    assert found[:3].tolist() == [1.0 - 3.0, 3.0 - 1.0, 8.0 - 2.0]
+    assert found[4] == 0.0, "its others were all cut off"
+    whole_B = torch.ones(6, dtype=torch.bool)
+    torch.testing.assert_close(
+        less_the_others(score_B, whole_B, per_prompt=3),
+        leave_one_out_advantages(score_B, per_prompt=3),
+    )

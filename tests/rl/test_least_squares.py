@@ -146,3 +146,22 @@ def test_errors_are_those_of_the_predictions() -> None:
     assert least == pytest.approx(found)
     assert both.squared(least) < both.squared(head)
     assert np.abs(both.least(1e12)).max() < 1e-9
+
+
+def test_transitions_of_other_policies_say_what_actions_lead_to_and_not_what_states_are_worth() -> (
+    None
+):
+    generator = np.random.default_rng(3)
+    phi, after, psi = generator.normal(size=(3, 40, 3))
+    reward, weight = generator.normal(size=40), np.ones((40, 1))
+    both = Moments.empty(groups=1, value=3, regression=3)
+    own, other = slice(0, 25), slice(25, 40)
+    both.add(phi[own], after[own], psi[own], reward[own], weight[own])
+    both.add(phi[other], after[other], psi[other], reward[other], weight[other], value=False)
+    value, regression = both.solve(2.0)
+
+    alone, _ = moments(phi[own], after[own], psi[own], reward[own], weight[own]).solve(2.0)
+    assert value == pytest.approx(alone)
+    second = psi.T @ psi
+    second += 2.0 * np.trace(second) / (40 * 3) * np.eye(3)
+    assert regression == pytest.approx(np.linalg.solve(second, psi.T @ (reward + after @ alone)))
