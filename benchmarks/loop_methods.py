@@ -76,8 +76,8 @@ def fit(
     gamma: float | None = None,
     accepted: bool = False,
 ) -> Path:
-    """Q of the newest log and of all before it: nobody throws a log away. It is that of all these
-    policies together, whose earlier ones tried what the newest one no longer says."""
+    """Q of the newest policy, from its log and all before it: nobody throws a log away, and earlier
+    policies tried what the newest one no longer says."""
     changed = {} if gamma is None else {"gamma": gamma}
     for each in rounds:
         trajectories, returns = each / "trajectories", each / "returns"

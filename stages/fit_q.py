@@ -46,7 +46,8 @@ def run(
 
     Folders of `earlier` rounds, each with trajectories and returns, add their training
     conversations to the fit, and nothing else: their policies tried what the newest one no longer
-    says. Q is then that of all these policies together, unless the method evaluates another one.
+    says. With lstd Q stays the newest policy's; with methods that are trained it is then that of
+    all these policies together.
 
     A run that is killed leaves a checkpoint beside `out`, from which the same command goes on. Of
     several processes that fit together, the first one writes; the others return None.
