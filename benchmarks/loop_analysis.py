@@ -8,6 +8,8 @@ one of each conversation, with one wording of everything that can be said to the
 
     spread    √ E_π A², the advantages of the exact Q: what there is to be gained at all
     ranking   correlation of the advantages of Q̂ with those
+    could     the same of a Q̂ that the shop's own sufficient statistic is shown in the place of the
+              text, by the same least squares from the same logs (`benchmarks.visible_q`)
     exact     the one-step gain E_π' A of the best policy that is as far from π_k as π_{k+1} is (KL
               per suggestion), if it were made of the exact Q: π' ∝ π exp(Q / β)
     of_q      the same made of Q̂, its gain counted in the exact Q
@@ -35,6 +37,7 @@ import numpy as np
 import torch
 
 from benchmarks.loop_rounds import success
+from benchmarks.visible_q import VisibleQ
 from iterppo.artifact import open_artifact, read_manifest
 from iterppo.environments.shop_language import UNKNOWN, reply_type, sayings
 from iterppo.environments.shop_optimum import ACTS
@@ -100,12 +103,7 @@ def main() -> None:
 
 def of_round(place: Path, before: Path) -> dict[str, float]:
     """One round: its log, its Q, and the policy that came of it."""
-    version = load_policy(before).settings.version
-    conversations = [
-        turns
-        for turns in open_artifact(place / "trajectories", "trajectories").conversations()
-        if turns[0]["policy_version"] == version
-    ]
+    conversations = _conversations(place)
     counted = Counted(conversations)
     solution = ShopSolution(counted, gamma=GAMMA)
     states = _states([c for c in conversations if c[0]["split"] == "heldout"])
@@ -121,21 +119,24 @@ def of_round(place: Path, before: Path) -> dict[str, float]:
             for prompt, (_, texts) in zip(prompts, states, strict=True)
         ]
     )
+    visible = VisibleQ(
+        _trained_on(conversations),
+        _trained_on([turns for folder in _before(place) for turns in _conversations(folder)]),
+        gamma=GAMMA,
+    )
+    visible_SA = np.array([[visible(turns, text) for text in texts] for turns, texts in states])
     kl = float(read_manifest(place / "policy").metrics["watched_kl_kept"])
     now, later = (outcomes / held for outcomes, held in map(success, (place, _next(place))))
     advantage_SA = exact_SA - (policy_SA * exact_SA).sum(axis=1, keepdims=True)
-    estimated_SA = q_SA - (policy_SA * q_SA).sum(axis=1, keepdims=True)
     spread = float(np.sqrt((policy_SA * advantage_SA**2).sum() / len(states)))
-    ranking = (policy_SA * advantage_SA * estimated_SA).sum() / np.sqrt(
-        (policy_SA * advantage_SA**2).sum() * (policy_SA * estimated_SA**2).sum()
-    )
     values = [solution.state_value(c[:1]) for c in conversations]
     logged = [GAMMA ** (len(c) - 1) * sum(row["reward"] for row in c) for c in conversations]
     return {
         name: round(float(value), 4)
         for name, value in {
             "spread": spread,
-            "ranking": ranking,
+            "ranking": _correlation(policy_SA, advantage_SA, q_SA),
+            "could": _correlation(policy_SA, advantage_SA, visible_SA),
             "kl": kl,
             "exact": (tilted(policy_SA, exact_SA, kl) * advantage_SA).sum(axis=1).mean(),
             "of_q": (tilted(policy_SA, q_SA, kl) * advantage_SA).sum(axis=1).mean(),
@@ -145,6 +146,31 @@ def of_round(place: Path, before: Path) -> dict[str, float]:
             "return_of_counted": np.mean(values),
         }.items()
     }
+
+
+def _correlation(policy_SA: Array, advantage_SA: Array, q_SA: Array) -> float:
+    """Under π, of advantages with those of another Q."""
+    other_SA = q_SA - (policy_SA * q_SA).sum(axis=1, keepdims=True)
+    both = (policy_SA * advantage_SA * other_SA).sum()
+    squares = (policy_SA * advantage_SA**2).sum() * (policy_SA * other_SA**2).sum()
+    return float(both / np.sqrt(squares))
+
+
+def _conversations(folder: Path) -> list[list[dict[str, Any]]]:
+    source = open_artifact(folder / "trajectories", "trajectories")
+    return [list(turns) for turns in source.conversations()]
+
+
+def _trained_on(
+    conversations: Sequence[list[dict[str, Any]]],
+) -> list[list[dict[str, Any]]]:
+    return [turns for turns in conversations if turns[0]["split"] == "train"]
+
+
+def _before(place: Path) -> list[Path]:
+    """The script and the rounds before."""
+    rounds = [place.parent / f"{k:03d}" for k in range(int(place.name))]
+    return [place.parent / "script", *rounds]
 
 
 def tilted(policy_SA: Array, q_SA: Array, kl: float) -> Array:
