@@ -20,7 +20,7 @@ from iterppo.environments.shop_language import SETTINGS, UNKNOWN, reply_type
 from iterppo.environments.shop_law import STYLES
 from iterppo.environments.shop_solution import act_of
 from iterppo.environments.shop_visible import URGENCIES, read
-from iterppo.lm.q_least_squares import FOLDS, RIDGES
+from iterppo.lm.q_least_squares import FOLDS, RIDGES, left_out_error
 from iterppo.logs.splits import unit_hash
 from iterppo.rl.least_squares import Errors, Moments
 
@@ -30,6 +30,7 @@ Turns = Sequence[Mapping[str, Any]]
 INTENTS = [None, *SETTINGS["intents"]]
 TONES = [None, *SETTINGS["tones"]]
 REPLIES = [*SETTINGS["replies"], UNKNOWN]
+NOWHERE = -1
 POINTS = 2
 """Of dislike that one style has more than the other, at most."""
 
@@ -38,7 +39,7 @@ def state_features(turns: Turns) -> Array:
     """(D,), of the state before the last turn's suggestion."""
     visible, evidence = read(turns)
     points = max(-POINTS, min(POINTS, evidence.points))
-    style = points + POINTS if evidence.style is None else STYLES.index(evidence.style)
+    known = evidence.style is not None
     return np.concatenate(
         [
             [1.0, len(visible.pairs)],
@@ -47,9 +48,9 @@ def state_features(turns: Turns) -> Array:
             [float(intent in visible.worked) for intent in SETTINGS["intents"]],
             _one_of(visible.interest, SETTINGS["max_interest"] + 1),
             _one_of(min(visible.annoyances, 3), 4),
-            _one_of(style if evidence.style is None else -1, 2 * POINTS + 1),
-            _one_of(-1 if evidence.style is None else style, len(STYLES)),
-            _one_of(-1 if visible.urgency is None else URGENCIES.index(visible.urgency), 2),
+            _one_of(NOWHERE if known else points + POINTS, 2 * POINTS + 1),
+            [float(style == evidence.style) for style in STYLES],
+            [float(urgency == visible.urgency) for urgency in URGENCIES],
         ]
     )
 
@@ -93,7 +94,7 @@ class VisibleQ:
                     ** np.maximum(np.subtract.outer(np.arange(len(c)), np.arange(len(c))).T, 0)
                 )
                 errors.add(psi_TE, discount_TT @ reward_T, weight_TF)
-        ridge = min(RIDGES, key=lambda one: _left_out(moments, errors, one))
+        ridge = min(RIDGES, key=lambda one: left_out_error(moments, errors, one))
         _, self._head_E = moments.of(range(FOLDS)).solve(ridge)
 
     def __call__(self, turns: Turns, text: str | None) -> float:
@@ -101,18 +102,6 @@ class VisibleQ:
         return float(pair_features(state_features(turns), text) @ self._head_E)
 
 
-def _left_out(moments: Moments, errors: Errors, ridge: float) -> float:
-    """Squared error for the returns of each fold, of the head that the others gave."""
-    total = 0.0
-    for fold in range(FOLDS):
-        _, head_E = moments.of([other for other in range(FOLDS) if other != fold]).solve(ridge)
-        total += errors.squared(head_E, group=fold)
-    return total
-
-
 def _one_of(index: int, number: int) -> Array:
-    """1 at the index; a negative one: nowhere."""
-    found = np.zeros(number)
-    if index >= 0:
-        found[index] = 1.0
-    return found
+    """1 at the index, which `NOWHERE` is none."""
+    return (np.arange(number) == index).astype(float)

@@ -361,8 +361,8 @@ class FitQConfig(StageConfig):
     """Targets. `mc`: Monte Carlo returns of the policy that made the log; `td-lambda`: λ-returns;
     `sarsa`: one step, then Q of the logged next action; `fqe`: one step, then Q of next actions
     that the policy to evaluate would take (`iterppo actions`), for logs of other policies. In
-    closed form, on the policy's backbone as it is, in seconds: `lstd` for the policy that made the
-    log, `lstdq` for another one, as `fqe`."""
+    closed form, on the policy's backbone as it is: `lstd` for the policy that made the log,
+    `lstdq` for another one, as `fqe`."""
     ridge: NonNegative = 0.0
     """Turns that the pull of the heads towards zero counts as; 0: as many as predict the returns of
     left-out conversations best (lstd, lstdq)."""

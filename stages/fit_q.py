@@ -192,7 +192,9 @@ def run(
         others = other_actions(q, loaded, conversations, config)
         metrics = _diagnose(conversations, scored, others, config)
         metrics["fit"] = {"method": config.method} | told
-        metrics["behaviour"] = behind_the_log([*conversations, *learned], loaded, config)
+        # In closed form V̂ is of this round's log, and what an action led to is nobody's.
+        whose = conversations if config.is_closed_form else [*conversations, *learned]
+        metrics["behaviour"] = behind_the_log(whose, loaded, config)
         metrics["coverage"] = _coverage(train, others, config)
         writer.write_json("metrics.json", metrics)
         writer.metrics.update(_summary(metrics))

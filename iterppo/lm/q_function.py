@@ -134,7 +134,12 @@ class QFunction:
                 "members.weight": model.score.weight.detach(),
                 "state.weight": torch.zeros_like(model.score.weight),
             }
-        heads = Heads.like(weights)
+        try:
+            heads = Heads.like(weights)
+        except (KeyError, RuntimeError, ValueError):
+            raise ArtifactError(
+                f"{folder / HEADS}: does not hold the heads of a Q. Fit Q again."
+            ) from None
         return cls(model, Renderer(load_tokenizer(str(folder))), settings, heads)
 
     def save(self, folder: Path) -> None:

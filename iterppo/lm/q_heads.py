@@ -28,6 +28,8 @@ LEAST = 1e-6
 """Of K(L, L)'s eigenvalues, as a share of the largest: those below hold rounding errors."""
 
 
+CHANGES = 1e-5
+"""Share of a number's size that it must vary by, to be told from rounding."""
 _OF_A_LIFT = ("mean_D", "scale_D", "rows_LD", "root_LR")
 
 
@@ -78,8 +80,10 @@ class Quadratic(torch.nn.Module):
         x_ND = x_ND.double()
         mean_D = x_ND.mean(dim=0)
         spread_D = x_ND.std(dim=0, correction=0)
-        # What never changed in the log says nothing, however much it changes later.
-        scale_D = torch.where(spread_D > 1e-3 * spread_D.max(), spread_D, torch.inf)
+        # What never changed in the log, but for rounding, says nothing, however much it changes
+        # later.
+        size_D = (mean_D.square() + spread_D.square()).sqrt()
+        scale_D = torch.where(spread_D > CHANGES * size_D, spread_D, torch.inf)
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(x_ND), generator=generator)[:rows]
         rows_LD = (x_ND[chosen] - mean_D) / scale_D

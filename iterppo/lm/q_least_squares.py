@@ -108,7 +108,7 @@ def fit_least_squares(
     tried: dict[float, float] = {}
     if config.ridge == 0:
         for ridge in RIDGES:
-            tried[ridge] = _left_out_error(
+            tried[ridge] = left_out_error(
                 moments, errors, ridge, members=members, own=actions is None
             )
     ridge = config.ridge or min(RIDGES, key=tried.__getitem__)
@@ -172,11 +172,19 @@ def _heads(
     return (value_D, regression_D) if actions is None else (regression_D, value_D)
 
 
-def _left_out_error(
-    moments: Moments, errors: Errors, ridge: float, *, members: int, own: bool
+def left_out_error(
+    moments: Moments, errors: Errors, ridge: float, *, members: int = 0, own: bool = True
 ) -> float:
-    """Mean squared error for the returns of each fold, of a head that the others gave: Q̂'s own or,
-    of a policy whose returns nobody has seen, that of the regression on the returns of the log."""
+    """Mean squared error for the returns of each fold, of a head that the others gave.
+
+    Args:
+        moments: Of groups: members, then folds.
+        errors: Of folds.
+        ridge: In transitions.
+        members: Their number.
+        own: Whether the head is Q̂'s own; of a policy whose returns nobody has seen it is that of
+            the regression on the returns of the log.
+    """
     total = mass = 0.0
     for fold in range(FOLDS):
         others = [other for other in range(FOLDS) if other != fold]

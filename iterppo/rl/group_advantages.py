@@ -59,7 +59,7 @@ def less_the_others(score_B: Tensor, ended_B: Tensor, *, per_prompt: int) -> Ten
     """
     score_PK = _by_prompt(score_B, per_prompt)
     ended_PK = _by_prompt(ended_B, per_prompt).to(score_B.dtype)
-    known_PK = score_PK * ended_PK
+    known_PK = torch.where(ended_PK > 0, score_PK, 0.0)
     sum_PK = known_PK.sum(dim=1, keepdim=True) - known_PK
     number_PK = ended_PK.sum(dim=1, keepdim=True) - ended_PK
     found_PK = torch.where(number_PK > 0, score_PK - sum_PK / number_PK.clamp(min=1), 0.0)

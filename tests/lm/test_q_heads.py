@@ -37,13 +37,16 @@ def test_inner_products_are_the_kernels() -> None:
 
 def test_what_never_changed_says_nothing() -> None:
     x_ND = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
-    x_ND[:, 1] = 7.0
+    x_ND[:, 1] = 7.1
+    x_ND[:, 2] *= 1e-4  # small beside the others, and not constant
     lift = Quadratic.of(x_ND, rows=30, seed=0)
     other = x_ND.clone()
     other[:, 1] = -1e4
 
     assert torch.equal(lift(x_ND), lift(other))
     assert torch.isfinite(lift(x_ND)).all()
+    other[:, 2] = 0.0
+    assert not torch.equal(lift(x_ND), lift(other))
 
 
 def test_the_sums_are_of_the_turns_before() -> None:

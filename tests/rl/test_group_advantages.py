@@ -1,5 +1,7 @@
 """Advantages without a critic: by definition, and by what they must be equal to."""
 
+import math
+
 import pytest
 import torch
 
@@ -43,12 +45,13 @@ def test_completions_that_are_no_groups_are_refused(per_prompt: int) -> None:
 
 
 def test_who_was_cut_off_is_nobody_elses_baseline() -> None:
-    score_B = torch.tensor([1.0, 3.0, 8.0, 5.0, 6.0, 7.0])
+    score_B = torch.tensor([1.0, 3.0, 8.0, math.nan, 6.0, 7.0])
     ended_B = torch.tensor([True, True, False, False, True, False])
     found = less_the_others(score_B, ended_B, per_prompt=3)
 
     assert found[:3].tolist() == [1.0 - 3.0, 3.0 - 1.0, 8.0 - 2.0]
     assert found[4] == 0.0, "its others were all cut off"
+    score_B[3] = 5.0
     whole_B = torch.ones(6, dtype=torch.bool)
     torch.testing.assert_close(
         less_the_others(score_B, whole_B, per_prompt=3),
