@@ -594,8 +594,9 @@ def test_conversations_of_an_earlier_round_are_learned_from_and_nothing_else(
     assert [row["q"] for row in more] != [row["q"] for row in own]
     assert made.counts["turns_earlier"] == len(learned)
     assert made.inputs["earlier 0 returns"].digest == manifest(first / "returns").digest
-    assert manifest(tmp_path / "own").metrics["share_other_policies"] == 0
-    assert 0 < made.metrics["share_other_policies"] < 1
+    assert made.metrics["share_other_policies"] == 0, "V̂ is of this round's log alone"
+    run("fit-q", "--round", second, "--out", tmp_path / "mc", "--earlier", first, *lstd[:-2])
+    assert 0 < manifest(tmp_path / "mc").metrics["share_other_policies"] < 1
     assert "up to date" in run("fit-q", "--round", second, "--out", tmp_path / "both", *both)
     assert "up to date" not in run("fit-q", "--round", second, "--out", tmp_path / "both", *lstd)
     run("fit-q", "--round", second, *both)
