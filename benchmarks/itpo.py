@@ -13,7 +13,8 @@ scale drift; Kendall's τ of the implicit sum with the outcome.
 
 learning: multi-turn RLOO, GRPO and PPO in the environment (n = 8 conversations a prompt, one
 customer each), the credit model updated on every batch, which it then scores, before the policy
-step. Methods: `benchmarks.itpo_credit.METHODS`.
+step. Methods: `benchmarks.itpo_credit.METHODS`, all of them with RLOO in the tutor; what else there
+is time for stands in `PLAN`.
 
 Every run is a file under `--runs`, named by its settings, seed and method: a killed benchmark goes
 on where it was. `--out` gets itpo.json (claims[name] = {holds, value, interval}) and itpo.png.
@@ -48,8 +49,19 @@ from iterppo.lm.policy import Policy, prepare_libraries
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ESTIMATORS = ("rloo", "grpo", "ppo")
-QUICK_METHODS = {"rloo": METHODS, "grpo": ("outcome", "norm-itpo-sum")}
-"""What there is time for; PPO as GRPO."""
+_PAPERS = ("outcome", "prime", "itpo", "norm-itpo-sum")
+PLAN = {
+    "tutor": {"rloo": METHODS, "grpo": _PAPERS, "ppo": _PAPERS},
+    "shop": {"rloo": ("outcome", "itpo", "norm-itpo-sum", "mc-q")},
+}
+QUICK_PLAN = {
+    "tutor": {
+        name: METHODS if name == "rloo" else ("outcome", "norm-itpo-sum") for name in ESTIMATORS
+    }
+}
+"""What there is time for."""
+SHARE_OF_UPDATES = {"tutor": 1.0, "shop": 0.5}
+"""A shop's conversation takes three times as long."""
 
 
 def main() -> None:
@@ -73,13 +85,9 @@ def main() -> None:
                     functools.partial(_study, environment, first, settings, seed),
                 )
             )
+            plan = (QUICK_PLAN if options.quick else PLAN).get(environment, {})
             for estimator in options.estimators:
-                wanted = options.methods
-                if wanted is None:
-                    wanted = METHODS
-                    if options.quick:
-                        wanted = QUICK_METHODS.get(estimator, QUICK_METHODS["grpo"])
-                for method in wanted:
+                for method in options.methods or plan.get(estimator, ()):
                     curve = once(
                         folder / f"{environment}-{estimator}-{method}-{seed}.json",
                         functools.partial(
@@ -204,12 +212,13 @@ def _improve(
     settings: Settings,
     seed: int,
 ) -> list[dict[str, float]]:
+    updates = int(settings.updates * SHARE_OF_UPDATES[environment])
     return improve(
         WORLDS[environment],
         first(),
         method=method,
         estimator=cast(Estimator, estimator),
-        settings=settings,
+        settings=replace(settings, updates=updates),
         seed=seed,
     )
 

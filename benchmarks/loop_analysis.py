@@ -37,10 +37,9 @@ import numpy as np
 import torch
 
 from benchmarks.loop_rounds import success
-from benchmarks.visible_q import VisibleQ
+from benchmarks.visible_q import SAYABLE, VisibleQ
 from iterppo.artifact import open_artifact, read_manifest
-from iterppo.environments.shop_language import UNKNOWN, reply_type, sayings
-from iterppo.environments.shop_optimum import ACTS
+from iterppo.environments.shop_language import reply_type, sayings
 from iterppo.environments.shop_solution import ShopSolution, act_of
 from iterppo.lm.generation import sample, seed_sampling
 from iterppo.lm.policy import load_policy, prepare_libraries
@@ -197,15 +196,9 @@ def _states(
     random = Random("states")
     found = []
     for turns in random.sample(list(conversations), min(STATES, len(conversations))):
-        texts = [
-            random.choice(sayings(*act)) if act is not None and act.intent != UNKNOWN else ""
-            for act in _SAYABLE
-        ]
+        texts = ["" if act is None else random.choice(sayings(*act)) for act in SAYABLE]
         found.append((turns[: random.randint(1, len(turns))], texts))
     return found
-
-
-_SAYABLE = [act for act in ACTS if act is None or act.intent != UNKNOWN]
 
 
 def _probabilities(counted: Counted, states: Sequence[tuple[Any, Any]]) -> Array:
@@ -213,7 +206,7 @@ def _probabilities(counted: Counted, states: Sequence[tuple[Any, Any]]) -> Array
     rows = []
     for turns, _ in states:
         probabilities = counted(reply_type(turns[-1]["customer"]), len(turns))
-        rows.append([probabilities.get(act, 0.0) for act in _SAYABLE])
+        rows.append([probabilities.get(act, 0.0) for act in SAYABLE])
     policy_SA = np.array(rows) + 1e-6
     return np.asarray(policy_SA / policy_SA.sum(axis=1, keepdims=True))
 

@@ -6,18 +6,20 @@ the turn, what has worked, interest, annoyances, what is known of customer and b
 product of these with the intent and the tone of the suggestion. A Q̂ of texts that ranks worse than
 this one from the same logs lacks features, not conversations.
 
-Shapes: N turns, D features of states, E of pairs, F folds.
+Shapes: N turns, D features of states, C of what is suggested, E of pairs, A acts, F folds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from iterppo.environments.shop_language import SETTINGS, UNKNOWN, reply_type
-from iterppo.environments.shop_law import STYLES
+from iterppo.environments.shop_law import STYLES, Act
+from iterppo.environments.shop_optimum import ACTS
 from iterppo.environments.shop_solution import act_of
 from iterppo.environments.shop_visible import URGENCIES, read
 from iterppo.lm.q_least_squares import FOLDS, RIDGES, left_out_error
@@ -31,6 +33,10 @@ INTENTS = [None, *SETTINGS["intents"]]
 TONES = [None, *SETTINGS["tones"]]
 REPLIES = [*SETTINGS["replies"], UNKNOWN]
 NOWHERE = -1
+SAYABLE = [act for act in ACTS if act is None or act.intent != UNKNOWN]
+"""What can be said to the business, or left unsaid, but for what nobody understands."""
+TOGETHER = 500
+"""Conversations."""
 POINTS = 2
 """Of dislike that one style has more than the other, at most."""
 
@@ -55,17 +61,17 @@ def state_features(turns: Turns) -> Array:
     )
 
 
-def pair_features(state_D: Array, text: str | None) -> Array:
-    """(E,), of a state and a suggestion."""
-    act = act_of(text)
+def choice_features(act: Act | None) -> Array:
+    """(C,), of what is suggested: its intent and its tone."""
     intent, tone = (None, None) if act is None else act
-    act_A = np.concatenate(
-        [
-            _one_of(INTENTS.index(intent), len(INTENTS)),
-            _one_of(TONES.index(tone), len(TONES)),
-        ]
+    return np.concatenate(
+        [_one_of(INTENTS.index(intent), len(INTENTS)), _one_of(TONES.index(tone), len(TONES))]
     )
-    return np.concatenate([state_D, np.outer(state_D, act_A).ravel()])
+
+
+def pair_features(state_D: Array, act: Act | None) -> Array:
+    """(E,), of a state and a suggestion."""
+    return np.concatenate([state_D, np.outer(state_D, choice_features(act)).ravel()])
 
 
 class VisibleQ:
@@ -73,35 +79,64 @@ class VisibleQ:
 
     def __init__(self, own: Sequence[Turns], earlier: Sequence[Turns], *, gamma: float) -> None:
         """Of rows of trajectories, whose conversations are all over."""
-        states = [[state_features(c[: n + 1]) for n in range(len(c))] for c in (*own, *earlier)]
-        width = len(states[0][0])
-        pairs = len(pair_features(states[0][0], None))
+        transitions = [_Transitions.of(conversation, gamma) for conversation in (*own, *earlier)]
+        width, pairs = transitions[0].phi_ND.shape[1], transitions[0].psi_NE.shape[1]
         moments = Moments.empty(groups=FOLDS, value=width, regression=pairs)
         errors = Errors.empty(groups=FOLDS, features=pairs)
-        for number, (c, states_TD) in enumerate(zip((*own, *earlier), states, strict=True)):
-            fold = np.eye(FOLDS)[int(unit_hash(c[0]["conversation_id"], seed=3) * FOLDS)]
-            reward_T = np.array([row["reward"] for row in c], dtype=float)
-            psi_TE = np.stack(
-                [pair_features(s, row["suggestion"]) for s, row in zip(states_TD, c, strict=True)]
-            )
-            after_TD = gamma * np.stack([*states_TD[1:], np.zeros(width)])
-            weight_TF = np.tile(fold, (len(c), 1))
-            mine = number < len(own)
-            moments.add(np.stack(states_TD), after_TD, psi_TE, reward_T, weight_TF, value=mine)
-            if mine:
-                discount_TT = np.triu(
-                    gamma
-                    ** np.maximum(np.subtract.outer(np.arange(len(c)), np.arange(len(c))).T, 0)
-                )
-                errors.add(psi_TE, discount_TT @ reward_T, weight_TF)
+        for mine, those in ((True, transitions[: len(own)]), (False, transitions[len(own) :])):
+            for at in range(0, len(those), TOGETHER):
+                # One after the other, each would cost a product of matrices of its own.
+                n = _Transitions(*map(np.concatenate, zip(*those[at : at + TOGETHER], strict=True)))
+                moments.add(n.phi_ND, n.after_ND, n.psi_NE, n.reward_N, n.weight_NF, value=mine)
+                if mine:
+                    errors.add(n.psi_NE, n.return_N, n.weight_NF)
         ridge = min(RIDGES, key=lambda one: left_out_error(moments, errors, one))
         _, self._head_E = moments.of(range(FOLDS)).solve(ridge)
 
     def __call__(self, turns: Turns, text: str | None) -> float:
         """Q̂(s, a)."""
-        return float(pair_features(state_features(turns), text) @ self._head_E)
+        return float(pair_features(state_features(turns), act_of(text)) @ self._head_E)
+
+    def of_acts(self, state_D: Array) -> Array:
+        """(A,): Q̂ of each of `SAYABLE` in a state of these features."""
+        alone_D, products_DC = np.split(self._head_E, [len(state_D)])
+        of_choice_C = state_D @ products_DC.reshape(len(state_D), -1)
+        return np.asarray(state_D @ alone_D + _CHOICES_AC @ of_choice_C)
+
+
+class _Transitions(NamedTuple):
+    """Of a conversation, or of several, as `Moments.add` takes them."""
+
+    phi_ND: Array
+    after_ND: Array
+    psi_NE: Array
+    reward_N: Array
+    return_N: Array
+    weight_NF: Array
+
+    @classmethod
+    def of(cls, turns: Turns, gamma: float) -> _Transitions:
+        phi_ND = np.stack([state_features(turns[: n + 1]) for n in range(len(turns))])
+        reward_N = np.array([row["reward"] for row in turns], dtype=float)
+        fold = np.eye(FOLDS)[int(unit_hash(turns[0]["conversation_id"], seed=3) * FOLDS)]
+        return cls(
+            phi_ND,
+            gamma * np.concatenate([phi_ND[1:], np.zeros_like(phi_ND[:1])]),
+            np.stack(
+                [
+                    pair_features(phi_D, act_of(row["suggestion"]))
+                    for phi_D, row in zip(phi_ND, turns, strict=True)
+                ]
+            ),
+            reward_N,
+            np.array(list(accumulate(reward_N[::-1], lambda later, r: r + gamma * later)))[::-1],
+            np.tile(fold, (len(turns), 1)),
+        )
 
 
 def _one_of(index: int, number: int) -> Array:
     """1 at the index, which `NOWHERE` is none."""
     return (np.arange(number) == index).astype(float)
+
+
+_CHOICES_AC = np.stack([choice_features(act) for act in SAYABLE])

@@ -519,8 +519,9 @@ class PPOConfig(StageConfig):
     checkpoint_updates: Count = 4
     """Updates between two saves, from which a killed training goes on."""
     watch_updates: CountOrZero = 4
-    """Updates between two readings of the policy on held-out prompts. The best policy that was read
-    is the one that is kept; 0: nothing is read, and the last one is kept."""
+    """Updates between two readings of the policy on held-out prompts. The policy with the highest
+    Q − `kl_coefficient` · KL that was read is the one that is kept (the highest Q, with a
+    `kl_target`); 0: nothing is read, and the last one is kept."""
     watched_prompts: Count = 128
     """Held-out prompts that are read, one completion each."""
     best_of: CountOrZero = 4

@@ -21,8 +21,10 @@ BEST = "best."
 
 
 def limits_of(config: PPOConfig) -> Limits:
-    """Those of a stage's configuration."""
+    """Those of a stage's configuration. A coefficient that is moved until the KL is as wanted is no
+    price of it."""
     return Limits(
+        kl_coefficient=0.0 if config.kl_target else config.kl_coefficient,
         kl=config.kl_budget,
         entropy=config.least_entropy,
         distinct=config.least_distinct,

@@ -37,15 +37,17 @@ class Reading:
 
     @property
     def score(self) -> float:
-        """What the best policy has most of: the judge's mean, or the reward's without one."""
+        """What a policy is judged by: the judge's mean, or the reward's without one."""
         scores = self.q_P if self.judge_P is None else self.judge_P
         return sum(scores) / len(scores)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a policy step must not pass; 0 switches a limit off."""
+    """What a policy step must not pass, 0 switches a limit off; and what a nat costs it."""
 
+    kl_coefficient: float = 0.0
+    """β of the objective that is climbed, in units of the reward per nat."""
     kl: float = 0.0
     """Largest KL from the policy before, in nats per completion."""
     entropy: float = 0.0
@@ -81,14 +83,24 @@ def broken(readings: Sequence[Reading], limits: Limits) -> str | None:
 
 
 def best(readings: Sequence[Reading], limits: Limits) -> int:
-    """Index of the reading with the highest score among those within the KL budget, of equal ones
-    the earliest. The policy before the first update is always within it."""
+    """Index of the best reading among those within the KL budget, of equal ones the earliest. The
+    policy before the first update is always within it.
+
+        argmax_u  score(π_u) − β KL(π_u‖π_ref)
+
+    That is what the step climbs. By the score alone, a policy that has gone far for next to nothing
+    would be preferred to one that has since come back.
+    """
     allowed = [
         number
         for number, reading in enumerate(readings)
         if number == 0 or not limits.kl or reading.kl <= limits.kl
     ]
-    return max(allowed, key=lambda number: (readings[number].score, -number))
+
+    def objective(number: int) -> float:
+        return readings[number].score - limits.kl_coefficient * readings[number].kl
+
+    return max(allowed, key=lambda number: (objective(number), -number))
 
 
 def _judge_falls(readings: Sequence[Reading], limits: Limits) -> str | None:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from benchmarks.visible_q import VisibleQ, pair_features, state_features
+from benchmarks.visible_q import SAYABLE, VisibleQ, pair_features, state_features
 from iterppo.environments.shop import SCRIPTS, Shop
 from iterppo.environments.shop_language import sayings
-from iterppo.environments.shop_solution import ShopSolution
+from iterppo.environments.shop_solution import ShopSolution, act_of
 
 
 def held(number: int, *, script: str, name: str) -> list[list[dict[str, object]]]:
@@ -32,7 +32,8 @@ def test_what_the_text_says_is_in_the_numbers() -> None:
 
     assert before.shape == after.shape
     assert not np.array_equal(before, after)
-    assert not np.array_equal(pair_features(after, room), pair_features(after, None))
+    act = act_of(room)
+    assert not np.array_equal(pair_features(after, act), pair_features(after, None))
 
 
 def test_it_comes_near_the_exact_q() -> None:
@@ -45,6 +46,11 @@ def test_it_comes_near_the_exact_q() -> None:
         for n, row in enumerate(turns)
     ]
 
+    turns = [{"customer": "Hi there, do you do renovations?"}]
+    texts = [None if act is None else sayings(*act)[0] for act in SAYABLE]
+    np.testing.assert_allclose(
+        q.of_acts(state_features(turns)), [q(turns, text) for text in texts], atol=1e-12
+    )
     found, truth = np.array(pairs).T
     assert np.corrcoef(found, truth)[0, 1] > 0.5
     assert np.mean((found - truth) ** 2) < 0.75 * truth.var()

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from iterppo.config import PPOConfig
 from iterppo.lm.watch import BestOf
-from iterppo.lm.watching import Watching
+from iterppo.lm.watching import Watching, limits_of
 from iterppo.rl.stopping import Limits, Reading
 
 STEPS_PER_UPDATE = 2
@@ -70,6 +71,17 @@ def test_it_reads_before_the_first_update_behind_every_so_many_and_behind_the_la
     assert [reading.update for reading in training.watching.readings] == [0, 2, 4, 5]
     assert training.kept == 5
     assert training.watching.reason is None
+
+
+def test_what_is_kept_is_the_best_by_what_was_climbed() -> None:
+    price = limits_of(PPOConfig(kl_coefficient=0.02)).kl_coefficient
+    kl = {2: 1.0, 4: 9.0, 5: 20.0}
+    assert Training(Scripted(RISES, kl), every=2, updates=5).run().kept == 5
+    assert Training(Scripted(RISES, kl), every=2, updates=5, kl_coefficient=price).run().kept == 2
+
+
+def test_a_coefficient_that_follows_a_target_is_no_price() -> None:
+    assert limits_of(PPOConfig(kl_coefficient=0.02, kl_target=3.0)).kl_coefficient == 0
 
 
 def test_the_best_policy_is_kept_not_the_last() -> None:

@@ -92,5 +92,17 @@ def test_the_best_is_the_judges_within_the_budget_and_the_earliest_of_equals() -
     assert best(readings[:1], Limits(kl=5.0)) == 0
 
 
+def test_a_little_more_reward_is_not_worth_every_distance() -> None:
+    readings = [
+        reading(0, q=(0.10,), kl=0.0),
+        reading(2, q=(0.16,), kl=2.0),  # .12 where a nat costs .02
+        reading(4, q=(0.15,), kl=1.0),  # .13
+        reading(6, q=(0.13,), kl=0.5),  # .12
+    ]
+    assert best(readings, Limits()) == 1
+    assert best(readings, Limits(kl_coefficient=0.02)) == 2
+    assert best(readings, Limits(kl_coefficient=1.0)) == 0
+
+
 def test_without_a_judge_the_reward_decides() -> None:
     assert best([reading(0, q=(0.5,)), reading(2, q=(0.7,)), reading(4, q=(0.6,))], Limits()) == 1
