@@ -367,8 +367,12 @@ class FitQConfig(StageConfig):
     """Turns that the pull of the heads towards zero counts as; 0: as many as predict the returns of
     left-out conversations best (lstd, lstdq)."""
     compared_turns: CountOrZero = 1000
-    """Turns of the log that each turn is compared with, as the backbone reads it and all before it:
-    quadratic heads; 0: heads that are linear in the last hidden state (lstd, lstdq)."""
+    """Turns of the log that each state is compared with, to find the numbers that its future
+    depends on; 0: heads are linear in the last hidden state (lstd, lstdq)."""
+    state_size: Count = 8
+    """Those numbers of a state (lstd, lstdq)."""
+    action_size: Count = 16
+    """And of an action (lstd, lstdq)."""
     lambda_: Share = Field(default=0.8, alias="lambda")
     """λ of the λ-returns (td-lambda)."""
     sweeps: Count = 6

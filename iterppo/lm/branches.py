@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from iterppo.lm.q_heads import Place
-from iterppo.lm.rendering import Segment
+from iterppo.lm.rendering import Said, Segment
 from iterppo.lm.training import token_batches
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class _Span(NamedTuple):
     end: int
     place: tuple[int, int]
     """Number of the request, and of the branch in it."""
-    before: Sequence[tuple[int, int]]
-    """The trunk's turns that it sees."""
+    said: Said
+    """In its state."""
 
 
 class _Row(NamedTuple):
@@ -146,9 +146,7 @@ def _rows(q: QFunction, trunk: Segment, branches: Sequence[Branch], number: int)
         begin = len(row.ids)
         row.ids.extend(ids)
         row.positions.extend(range(state + 1, state + 1 + len(ids)))
-        row.spans.append(
-            _Span(state, begin, begin + len(ids), (number, place), trunk.before(state))
-        )
+        row.spans.append(_Span(state, begin, begin + len(ids), (number, place), trunk.said[end]))
     if row.spans:
         yield row
 
@@ -180,8 +178,9 @@ def _read(q: QFunction, rows: Sequence[_Row]) -> torch.Tensor:
     return q.heads.read(
         hidden_BTD,
         [
-            Place(b, span.state, span.end - 1, span.before)
+            Place(b, span.state, span.end - 1, span.said)
             for b, row in enumerate(rows)
             for span in row.spans
         ],
+        words_VE=q.words,
     ).action_ND

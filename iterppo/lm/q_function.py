@@ -6,7 +6,7 @@
 The M members share the backbone; each has a head of its own, which starts elsewhere and sees its
 own bootstrap resample of the conversations. Where heads are linear, the mean of the members is one
 linear head too: the folder that is saved is a plain sequence-classification model which gives Q̂ by
-itself, and the members lie beside it. Of heads that read earlier turns as well (`q_heads`) that
+itself, and the members lie beside it. Of heads that read what people wrote as well (`q_heads`) that
 model's own head is the nearest linear one. V̂, which cannot see the action, is what Q̂ is compared
 with.
 
@@ -245,16 +245,18 @@ class QFunction:
         # Right padding needs no attention mask in a causal model, and no end is ever looked for by
         # a pad id.
         places = [
-            Place(row, state, end, segment.before(state) if self.heads.reads_history else ())
+            Place(row, state, end, said)
             for row, segment in enumerate(segments)
-            for (_, end), state in zip(segment.ends, segment.states, strict=True)
+            for (_, end), state, said in zip(
+                segment.ends, segment.states, segment.said, strict=True
+            )
         ]
         read: list[list[int]] = [[] for _ in segments]
         for place in places:
-            read[place.row] += [place.state, place.end, *(p for both in place.before for p in both)]
+            read[place.row] += [place.state, place.end]
         with last_layer_at(self.backbone, [sorted({*each}) for each in read]):
             hidden_BTD = self.hidden(input_ids=ids_BT.to(self.model.device))
-        return self.heads.read(hidden_BTD, places)
+        return self.heads.read(hidden_BTD, places, words_VE=self.words)
 
     def raw(self, segments: Sequence[Segment]) -> torch.Tensor:
         """The mean member's output at every action end, in order: shape (N,)."""
@@ -299,6 +301,12 @@ class QFunction:
     def backbone(self) -> Any:
         """The model below its head."""
         return getattr(self.model, self.model.base_model_prefix)
+
+    @property
+    def words(self) -> torch.Tensor:
+        """(V, E): the backbone's input embeddings."""
+        found: torch.Tensor = self.backbone.get_input_embeddings().weight
+        return found
 
     def _estimates(self, outputs: Outputs) -> list[Estimate]:
         q_N = self.to_value(outputs.q_NM.mean(dim=1)).tolist()
@@ -351,8 +359,8 @@ class QFunction:
             if len(where) == 1 or len(ids) + longest > self.settings.max_tokens:
                 apart += where
                 continue
-            turns = self.renderer.turns(states[where[0]])
-            trunk = Segment(ids, [(0, len(ids) - 1)], [len(ids) - 1], turns)
+            said = self.renderer.said(states[where[0]])
+            trunk = Segment(ids, [(0, len(ids) - 1)], [len(ids) - 1], [said])
             together.append(((trunk, [(0, actions[n]) for n in where]), where))
         return together, sorted(apart)
 
@@ -365,5 +373,5 @@ class QFunction:
                 f"{self.settings.max_tokens} tokens. Fit Q with a larger fit-q.max_tokens."
             )
         pair = self.renderer.prompt_ids(fitted[0]) + ids
-        here = (len(pair) - len(ids) - 1, len(pair) - 1)
-        return Segment(pair, [(0, here[1])], [here[0]], [*self.renderer.turns(fitted[0]), here])
+        end = len(pair) - 1
+        return Segment(pair, [(0, end)], [end - len(ids)], [self.renderer.said(fitted[0])])

@@ -23,9 +23,10 @@ import torch
 
 from iterppo.config import FitQConfig
 from iterppo.lm.branches import branch_features
+from iterppo.lm.predictive_state import PredictiveState
 from iterppo.lm.q_fitting import draws_of
 from iterppo.lm.q_function import QFunction
-from iterppo.lm.q_heads import Features, Heads, Quadratic
+from iterppo.lm.q_heads import Features, Heads
 from iterppo.lm.q_log import Conversation, of_actions
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import progress
@@ -33,8 +34,11 @@ from iterppo.rl.least_squares import Array, Errors, Moments
 
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4)
 """Tried, in transitions."""
-EXAMPLES_PER_ROW = 4
-"""Turns of the log that features are standardised by, for every one that heads compare with."""
+EXAMPLES_PER_ROW = 16
+"""Turns of the log that tell what the future depends on, for every one that states are compared
+with."""
+LATER = 0.9
+"""Weight of a message, as a share of that of the one before, in all that follows."""
 OWN_HEAD_RIDGE = 10.0
 """Of the model's own head, where the heads are not linear, in turns."""
 FOLDS = 5
@@ -126,32 +130,58 @@ def fit_least_squares(
 
 
 def _lift(q: QFunction, conversations: Sequence[Conversation], config: FitQConfig) -> torch.Tensor:
-    """Give Q quadratic heads, made for examples of the log; what it reads of their pairs."""
+    """Give Q heads of predictive states, from conversations that are over; what it reads of their
+    pairs."""
     wanted = EXAMPLES_PER_ROW * config.compared_turns
     by_chance = sorted(
-        conversations, key=lambda c: unit_hash(c.conversation_id, seed=config.seed + 4)
+        (c for c in conversations if c.segments and all(c.fates_known)),
+        key=lambda c: unit_hash(c.conversation_id, seed=config.seed + 4),
     )
-    chosen, number = [], 0
+    chosen: list[Conversation] = []
+    number = 0
     for c in by_chance:
         if number >= wanted:
             break
-        chosen += c.segments
+        chosen.append(c)
         number += sum(len(segment.ends) for segment in c.segments)
     if not chosen:
-        raise ValueError("no training turn has an action")
-    members, width = q.settings.members, q.backbone.config.hidden_size
+        raise ValueError("no training conversation is over")
+    width, members = q.backbone.config.hidden_size, q.settings.members
     q.heads = Heads(width, members, reads_history=True)
-    found = q.features(chosen)
+    found = q.features([segment for c in chosen for segment in c.segments])
     pair_ND = torch.cat([features.action_ND for features in found])
-    state_ND = torch.cat([features.state_ND for features in found])
-    pair_lift, state_lift = (
-        Quadratic.of(x_ND, rows=config.compared_turns, seed=config.seed)
-        for x_ND in (pair_ND, state_ND)
+    predictive = PredictiveState.of(
+        pair_ND[:, width:],
+        pair_ND[:, :width],
+        torch.cat([_futures(q, c) for c in chosen]),
+        rows=config.compared_turns,
+        states=config.state_size,
+        actions=config.action_size,
+        seed=config.seed,
     )
-    q.heads = Heads(
-        width, members, reads_history=True, pair_lift=pair_lift, state_lift=state_lift
-    ).to(q.model.device)
+    q.heads = Heads(width, members, predictive=predictive).to(q.model.device)
     return pair_ND
+
+
+@torch.no_grad()
+def _futures(q: QFunction, c: Conversation) -> torch.Tensor:
+    """What followed each turn that is read, in their order: the customer's next message, all later
+    ones, whether that was the end, how many turns were left, the reward."""
+    words_VE = q.words.detach()
+    heard = [
+        words_VE[q.renderer.text_ids(row["customer"] or "")].sum(dim=0).double().cpu()
+        for row in c.rows
+    ]
+    following = later = torch.zeros_like(heard[0])
+    found: list[torch.Tensor] = []
+    for left, (reward, heard_E) in enumerate(
+        zip(reversed(c.rewards), reversed(heard), strict=True)
+    ):
+        rest = torch.tensor([float(left == 0), float(left), reward])
+        found.append(torch.cat([following, later, rest]))
+        following, later = heard_E, heard_E + LATER * later
+    found.reverse()
+    return torch.stack([found[index] for segment in c.segments for index, _ in segment.ends])
 
 
 def _nearest(q: QFunction, pair_ND: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -27,6 +27,7 @@ Message = dict[str, str]
 
 SENT_MARK = "[business sent]"
 CUSTOMER_MARK = "[customer]"
+_PARTS = re.compile(rf"^({re.escape(SENT_MARK)}|{re.escape(CUSTOMER_MARK)})(?: |$)", re.MULTILINE)
 _MARKS = re.compile(r"\[(business sent|customer)\]", re.IGNORECASE)
 # Private-use characters: no template holds them, and what people wrote takes no part in rendering a
 # template.
@@ -110,9 +111,28 @@ def _user_content(customer: str | None, note: str | None) -> str:
     return f"{SENT_MARK} {_disarm(note)}\n{CUSTOMER_MARK} {said}".strip()
 
 
+def _apart(content: str) -> tuple[list[str], list[str]]:
+    """What the business sent by its own account, and what the customer said, in a user message."""
+    first, *rest = _PARTS.split(content)
+    parts = [(CUSTOMER_MARK, first), *zip(rest[::2], rest[1::2], strict=True)]
+    sent, heard = (
+        [text for mark, text in parts if mark == wanted and text.strip()]
+        for wanted in (SENT_MARK, CUSTOMER_MARK)
+    )
+    return sent, heard
+
+
 def _disarm(text: str) -> str:
     """Nobody can forge a note: its marks are changed where people typed them."""
     return _MARKS.sub(lambda match: f"({match.group(1)})", text)
+
+
+class Said(NamedTuple):
+    """Tokens of what people wrote in a state, one message after the other."""
+
+    customer: tuple[int, ...]
+    business: tuple[int, ...]
+    """What was sent, which may be what the assistant suggested."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +144,8 @@ class Segment:
     """(index of the decision, position where its pair is read: see `Renderer.pair_ids`)."""
     states: list[int]
     """Position of the last token of each end's state: what follows it is the action."""
-    turns: list[tuple[int, int]]
-    """Both positions of every message of the assistant, whether it is one of the ends or not."""
-
-    def before(self, state: int) -> list[tuple[int, int]]:
-        """Those of the turns that a state, given by the position of its last token, has seen."""
-        return [turn for turn in self.turns if turn[1] <= state]
+    said: list[Said]
+    """Up to each of these states."""
 
 
 class Renderer:
@@ -183,18 +199,25 @@ class Renderer:
         """
         return self.prompt_ids(state) + self.turn_ids(action)
 
-    def turns(self, messages: Sequence[Message]) -> list[tuple[int, int]]:
-        """In the tokens of a state, for every message of the assistant: the position of the last
-        token before it, and the one where the pair is read."""
-        fragments = self._fragments(tuple(m["role"] for m in messages), True)
-        found = []
-        begin = len(self._fragment_ids(fragments[0]))
-        for message, fragment in zip(messages, fragments[1:], strict=True):
-            content = message["content"].strip()
+    def said(self, state: Sequence[Message]) -> Said:
+        """What customer and business wrote in a state.
+
+        A suggestion is what the business sent, unless a note says what it sent in its place.
+        """
+        customer: list[int] = []
+        business: list[int] = []
+        suggestion = ""
+        for message in state:
             if message["role"] == "assistant":
-                found.append((begin - 1, begin - 1 + len(self.turn_ids(content))))
-            begin += len(self._content_ids(content)) + len(self._fragment_ids(fragment))
-        return found
+                suggestion = message["content"]
+            elif message["role"] == "user":
+                sent, heard = _apart(message["content"])
+                for text in sent or [suggestion]:
+                    business += self.text_ids(text)
+                for text in heard:
+                    customer += self.text_ids(text)
+                suggestion = ""
+        return Said(tuple(customer), tuple(business))
 
     def looks_like_control(self, state: Sequence[Message]) -> bool:
         """Whether a message holds a string that a careless reader takes for a control token."""
@@ -241,12 +264,11 @@ class Renderer:
             prompt = self.prompt_ids(messages)
             ids = prompt + action
             before = by_cut.get(cut, Segment([], [], [], []))
-            here = (len(prompt) - 1, len(ids) - 1)
             by_cut[cut] = Segment(
                 ids,
-                [*before.ends, (index, here[1])],
-                [*before.states, here[0]],
-                [*self.turns(messages), here],
+                [*before.ends, (index, len(ids) - 1)],
+                [*before.states, len(prompt) - 1],
+                [*before.said, self.said(messages)],
             )
         return list(by_cut.values()), too_long
 

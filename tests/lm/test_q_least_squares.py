@@ -235,7 +235,7 @@ def test_a_resample_without_a_conversation_has_the_head_of_all(
     assert once != pytest.approx(twice), "who weighs twice is pulled half as much"
 
 
-def test_quadratic_heads_see_what_is_repeated_and_linear_ones_do_not(
+def test_predictive_heads_see_what_is_repeated_and_linear_ones_do_not(
     make_policy: MakePolicy, row: MakeRow, system: str
 ) -> None:
     q = QFunction.from_policy(

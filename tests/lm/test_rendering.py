@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from iterppo.errors import UsageError
-from iterppo.lm.rendering import Decision, Message, Renderer, decisions
+from iterppo.lm.rendering import Decision, Message, Renderer, Said, decisions
 from iterppo.lm.scratch import CHAT_TEMPLATE, CONTROL_TOKENS, END, train_tokenizer
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -503,3 +503,47 @@ def test_without_a_persona_that_has_a_prompt_the_state_is_the_plain_policys(
     [seen] = decisions([turn], system_prompt="Suggest.", personas={"bold": "x", "empty": ""})
 
     assert seen.state[0]["content"] == "Suggest."
+
+
+def test_what_people_wrote_is_told_apart(row: MakeRow, system: str) -> None:
+    *_, last = dialogue(
+        [
+            row("Hi", "Which room?", "Which room?", "verbatim"),
+            row("Kitchen\nand hall", "What budget?", "Call us.\nSoon.", "rejected"),
+            row(None, None, "Good day", "abstained"),
+            row("[business sent] me", "Bye", None, "rejected"),
+            row("Well", "", "", "abstained"),
+        ],
+        system,
+    )
+    customer, business = (
+        [token for text in texts for token in RENDERER.text_ids(text)]
+        for texts in (
+            ["Hi", "Kitchen\nand hall", "(business sent) me", "Well"],
+            # Nothing says that "Bye" was not sent.
+            ["Which room?", "Call us.\nSoon.", "Good day", "Bye"],
+        )
+    )
+    assert RENDERER.said(last.state) == Said(tuple(customer), tuple(business))
+
+
+def test_what_people_wrote_in_messages_that_were_joined(row: MakeRow, system: str) -> None:
+    *_, last = dialogue(
+        [
+            row("Hi", None, "Good day", "not_shown"),
+            row("Kitchen", None, None, "not_shown"),
+            row("Hello?", "Which room?", "Which room?", "verbatim"),
+        ],
+        system,
+    )
+    heard = [*RENDERER.text_ids("Hi"), *RENDERER.text_ids("Kitchen\nHello?")]
+    assert RENDERER.said(last.state) == Said(tuple(heard), tuple(RENDERER.text_ids("Good day")))
+
+
+def test_every_end_of_a_segment_knows_what_was_said_before(row: MakeRow, system: str) -> None:
+    turns = dialogue(
+        [row("Hi", "Which room?", "Room?", "edited"), row("Kitchen", "Fine", "Fine", "verbatim")],
+        system,
+    )
+    (segment,), _ = RENDERER.segments(turns, max_tokens=500)
+    assert segment.said == [RENDERER.said(turn.state) for turn in turns]

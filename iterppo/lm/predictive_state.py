@@ -1,0 +1,168 @@
+"""What of a state and of an action the future depends on, from a log: some numbers of each.
+
+    x(s) = h(s), Σ_{j ≤ i} e(c_j), Σ_{j < i} e(m_j)
+    f(x) = all its squares and products (Nyström)
+    s    = the directions of f(x(s)) that tell most of what follows in the log
+    a    = the directions of h(s, a) that do
+    V̂ is linear in  1, s, s sᵀ          Q̂ is linear in  (1, s) ⊗ (1, a)
+
+h is the backbone's last hidden state at the end of a state or a pair, e the sum of its input
+embeddings of a message's tokens, c_j and m_j what the customer wrote and the business sent. What
+follows: the customer's next message, all later ones, whether the conversation ends, how many turns
+it still has, the reward. An outcome is rare, and of thousands of numbers only some matter to it;
+what is said next is told by every turn, and depends on the same. A model reads a message again
+whenever it needs it and does not carry it along; the sums do.
+
+f(x) = K(L, L)^{-1/2} K(L, x), K(x, y) = (1 + x·y / D)² of standardised x, rows L of the log.
+Sources: predictive state representations (Littman, Sutton and Singh, 2001), found by canonical
+correlations as in Boots, Siddiqi and Gordon, 2011; Nyström: Williams and Seeger, 2001.
+
+Shapes: N pairs or states, H hidden, D numbers of x, L rows, R numbers of f(x), S numbers of s, A of
+a, F of what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from iterppo.rl.canonical import canonical_directions
+
+LEAST = 1e-6
+"""Of K(L, L)'s eigenvalues, as a share of the largest: those below hold rounding errors."""
+CHANGES = 1e-3
+"""Share of a number's size that it must vary by, to be told from rounding."""
+STATE_RIDGE, ACTION_RIDGE, FUTURE_RIDGE = 2000.0, 100.0, 30.0
+"""In turns; f(x) has many more numbers than h."""
+
+
+class PredictiveState(torch.nn.Module):
+    """s of states and a of actions, in double precision: the smallest eigenvalues would drown in
+    rounding."""
+
+    mean_D: torch.Tensor
+    scale_D: torch.Tensor
+    rows_LD: torch.Tensor
+    state_LS: torch.Tensor
+    state_mean_S: torch.Tensor
+    action_HA: torch.Tensor
+    action_mean_A: torch.Tensor
+
+    def __init__(self, **buffers: torch.Tensor) -> None:
+        super().__init__()
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+
+    @classmethod
+    def of(
+        cls,
+        x_ND: torch.Tensor,
+        pair_NH: torch.Tensor,
+        future_NF: torch.Tensor,
+        *,
+        rows: int,
+        states: int,
+        actions: int,
+        seed: int,
+    ) -> PredictiveState:
+        """From turns of a log.
+
+        Args:
+            x_ND: x of their states.
+            pair_NH: h(s, a).
+            future_NF: What followed.
+            rows: L, of the turns at random; at most as many as there are.
+            states: S at most.
+            actions: A at most.
+            seed: Of the rows.
+        """
+        mean_D, scale_D = _standard(x_ND)
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(x_ND), generator=generator)[:rows]
+        rows_LD = (x_ND[chosen].double() - mean_D) / scale_D
+        root_LR = _root(rows_LD)
+        lifted_NR = _kernel((x_ND.double() - mean_D) / scale_D, rows_LD) @ root_LR
+        _, size_F = _standard(future_NF)
+        future = (future_NF.double() / size_F).numpy()
+        state_RS = torch.from_numpy(
+            canonical_directions(
+                lifted_NR.numpy(),
+                future,
+                number=states,
+                x_ridge=STATE_RIDGE,
+                y_ridge=FUTURE_RIDGE,
+            )
+        )
+        pair_mean_H, pair_scale_H = _standard(pair_NH)
+        standard_NH = (pair_NH.double() - pair_mean_H) / pair_scale_H
+        action_HA = torch.from_numpy(
+            canonical_directions(
+                standard_NH.numpy(),
+                future,
+                number=actions,
+                x_ridge=ACTION_RIDGE,
+                y_ridge=FUTURE_RIDGE,
+            )
+        )
+        action_HA = action_HA / pair_scale_H[:, None]
+        return cls(
+            mean_D=mean_D,
+            scale_D=scale_D,
+            rows_LD=rows_LD,
+            state_LS=root_LR @ state_RS,
+            state_mean_S=lifted_NR.mean(dim=0) @ state_RS,
+            action_HA=action_HA,
+            action_mean_A=pair_mean_H @ action_HA,
+        )
+
+    @classmethod
+    def like(cls, weights: Mapping[str, torch.Tensor]) -> PredictiveState:
+        """What `state_dict` gave these."""
+        return cls(**weights)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers that Q̂ and V̂ are linear in."""
+        states, actions = len(self.state_mean_S), len(self.action_mean_A)
+        return (1 + states) * (1 + actions), 1 + states + states * (states + 1) // 2
+
+    def of_states(self, x_ND: torch.Tensor) -> torch.Tensor:
+        """1, s and the products of two numbers of s."""
+        s_NS = self._state(x_ND)
+        one, other = torch.triu_indices(s_NS.shape[1], s_NS.shape[1], device=s_NS.device)
+        return _with_one(torch.cat([s_NS, s_NS[:, one] * s_NS[:, other]], dim=1)).float()
+
+    def of_pairs(self, pair_NH: torch.Tensor, x_ND: torch.Tensor) -> torch.Tensor:
+        """Products of 1 and s with 1 and a."""
+        a_NA = _with_one(pair_NH.double() @ self.action_HA - self.action_mean_A)
+        s_NS = _with_one(self._state(x_ND))
+        return (s_NS[:, :, None] * a_NA[:, None, :]).flatten(1).float()
+
+    def _state(self, x_ND: torch.Tensor) -> torch.Tensor:
+        z_ND = (x_ND.double() - self.mean_D) / self.scale_D
+        return _kernel(z_ND, self.rows_LD) @ self.state_LS - self.state_mean_S
+
+
+def _standard(x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and spread. What never changed in the log, but for rounding, says nothing, however much
+    it changes later: its spread is called infinite."""
+    x_ND = x_ND.double()
+    mean_D, spread_D = x_ND.mean(dim=0), x_ND.std(dim=0, correction=0)
+    size_D = (mean_D.square() + spread_D.square()).sqrt()
+    return mean_D, torch.where(spread_D > CHANGES * size_D, spread_D, torch.inf)
+
+
+def _kernel(one_ND: torch.Tensor, other_LD: torch.Tensor) -> torch.Tensor:
+    return (1 + one_ND @ other_LD.T / one_ND.shape[1]).square()
+
+
+def _root(rows_LD: torch.Tensor) -> torch.Tensor:
+    """K(L, L)^{-1/2}: (L, R)."""
+    value_L, vector_LL = torch.linalg.eigh(_kernel(rows_LD, rows_LD))
+    kept = value_L > LEAST * value_L[-1]
+    return vector_LL[:, kept] / value_L[kept].sqrt()
+
+
+def _with_one(x_ND: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.ones_like(x_ND[:, :1]), x_ND], dim=1)
