@@ -61,7 +61,7 @@ QUICK_PLAN = {
 }
 """What there is time for."""
 SHARE_OF_UPDATES = {"tutor": 1.0, "shop": 0.5}
-"""A shop's conversation takes three times as long."""
+"""A shop's conversation takes several times as long."""
 
 
 def main() -> None:

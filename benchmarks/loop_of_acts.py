@@ -8,8 +8,9 @@ same logs. But Q̂ sees the shop's own sufficient statistic in the place of the 
 
     π_{k+1}(a | s) ∝ π_k(a | s) exp(Q̂_k(s, a) / β),        π_0 the script
 
-What is lost here is lost for want of conversations. What `benchmarks.loop` has less, its language
-model loses: in what its Q̂ sees, and in the step.
+What is lost here is lost for want of conversations, or of what least squares can say with these
+numbers. What `benchmarks.loop` has less, its language model loses: in what its Q̂ sees, and in the
+step.
 
 Of every round and β: success, the entropy of what is suggested and the KL of the step, in nats.
 `given` is the best β's mean over the seeds. The last line printed is a JSON object.
@@ -93,8 +94,8 @@ def loop(*, rounds: int, conversations: int, beta: float, seed: int) -> list[dic
     found = []
     for k in range(rounds + 1):
         log = hold(policy, number=conversations, name=f"{name}-{k}")
-        if k < rounds:
-            after = policy.tilted(VisibleQ(log, logs, gamma=GAMMA), beta)
+        is_last = k == rounds
+        after = policy if is_last else policy.tilted(VisibleQ(log, logs, gamma=GAMMA), beta)
         states = [turns[: n + 1] for turns in log[:LOOKED_AT] for n in range(len(turns))]
         now_SA, next_SA = (np.stack([p.probabilities(s) for s in states]) for p in (policy, after))
         seen = {

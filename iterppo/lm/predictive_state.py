@@ -84,28 +84,12 @@ class PredictiveState(torch.nn.Module):
         root_LR = _root(rows_LD)
         lifted_NR = _kernel((x_ND.double() - mean_D) / scale_D, rows_LD) @ root_LR
         _, size_F = _standard(future_NF)
-        future = (future_NF.double() / size_F).numpy()
-        state_RS = torch.from_numpy(
-            canonical_directions(
-                lifted_NR.numpy(),
-                future,
-                number=states,
-                x_ridge=STATE_RIDGE,
-                y_ridge=FUTURE_RIDGE,
-            )
-        )
+        scaled_NF = future_NF.double() / size_F
+        state_RS = _directions(lifted_NR, scaled_NF, number=states, ridge=STATE_RIDGE)
         pair_mean_H, pair_scale_H = _standard(pair_NH)
         standard_NH = (pair_NH.double() - pair_mean_H) / pair_scale_H
-        action_HA = torch.from_numpy(
-            canonical_directions(
-                standard_NH.numpy(),
-                future,
-                number=actions,
-                x_ridge=ACTION_RIDGE,
-                y_ridge=FUTURE_RIDGE,
-            )
-        )
-        action_HA = action_HA / pair_scale_H[:, None]
+        action_HA = _directions(standard_NH, scaled_NF, number=actions, ridge=ACTION_RIDGE)
+        action_HA /= pair_scale_H[:, None]
         return cls(
             mean_D=mean_D,
             scale_D=scale_D,
@@ -118,8 +102,12 @@ class PredictiveState(torch.nn.Module):
 
     @classmethod
     def like(cls, weights: Mapping[str, torch.Tensor]) -> PredictiveState:
-        """What `state_dict` gave these."""
-        return cls(**weights)
+        """What `state_dict` gave these.
+
+        Raises:
+            KeyError: If one of them is missing.
+        """
+        return cls(**{name: weights[name] for name in cls.__annotations__})
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -142,6 +130,16 @@ class PredictiveState(torch.nn.Module):
     def _state(self, x_ND: torch.Tensor) -> torch.Tensor:
         z_ND = (x_ND.double() - self.mean_D) / self.scale_D
         return _kernel(z_ND, self.rows_LD) @ self.state_LS - self.state_mean_S
+
+
+def _directions(
+    x_ND: torch.Tensor, future_NF: torch.Tensor, *, number: int, ridge: float
+) -> torch.Tensor:
+    """(D, K)"""
+    found = canonical_directions(
+        x_ND.numpy(), future_NF.numpy(), number=number, x_ridge=ridge, y_ridge=FUTURE_RIDGE
+    )
+    return torch.from_numpy(found)
 
 
 def _standard(x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -85,6 +85,8 @@ def test_it_is_what_its_weights_say(log: tuple[torch.Tensor, torch.Tensor, torch
     again = PredictiveState.like(found.state_dict())
     assert again.widths == found.widths
     assert torch.equal(found.of_pairs(log[1], log[0]), again.of_pairs(log[1], log[0]))
+    with pytest.raises(KeyError):
+        PredictiveState.like({"rows_LD": found.rows_LD})
 
 
 def test_a_few_turns_are_enough_to_be_made(
