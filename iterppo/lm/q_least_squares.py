@@ -145,7 +145,10 @@ def _lift(q: QFunction, conversations: Sequence[Conversation], config: FitQConfi
         chosen.append(c)
         number += sum(len(segment.ends) for segment in c.segments)
     if not chosen:
-        raise ValueError("no training conversation is over")
+        raise ValueError(
+            "no training conversation is over, so that nothing tells what follows; "
+            "--set fit-q.compared_turns=0 does without"
+        )
     width, members = q.backbone.config.hidden_size, q.settings.members
     q.heads = Heads(width, members, reads_history=True)
     found = q.features([segment for c in chosen for segment in c.segments])

@@ -1,16 +1,19 @@
 """Heads that read what people wrote: that all ways to ask Q read the same."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from iterppo.config import FitQConfig
+from iterppo.errors import ArtifactError
 from iterppo.lm.branches import branch_members
-from iterppo.lm.q_function import QFunction, QSettings
+from iterppo.lm.q_function import HEADS, QFunction, QSettings
 from iterppo.lm.q_heads import Heads, Place
 from iterppo.lm.q_least_squares import OWN_HEAD_RIDGE, fit_least_squares
 from iterppo.lm.q_log import Conversation, conversations_of
@@ -114,6 +117,24 @@ def test_what_is_saved_is_what_was_fitted(
         assert [e.q for e in one] == pytest.approx([e.q for e in other], abs=1e-6)
         assert [e.v for e in one] == pytest.approx([e.v for e in other], abs=1e-6)
         assert [e.spread for e in one] == pytest.approx([e.spread for e in other], abs=1e-6)
+
+
+def test_heads_of_another_kind_are_refused_in_a_line(fitted: QFunction, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    weights = load_file(tmp_path / HEADS)
+    renamed = {name.replace("predictive.", "pair_lift."): w for name, w in weights.items()}
+    lacking = {name: w for name, w in weights.items() if name != "predictive.rows_LD"}
+    for others in (renamed, lacking):
+        save_file(others, tmp_path / HEADS)
+        with pytest.raises(ArtifactError, match="Fit Q again"):
+            QFunction.load(tmp_path)
+
+
+def test_a_log_without_an_end_says_what_to_do(q: QFunction, log: list[Conversation]) -> None:
+    still_open = [replace(c, fates_known=[*c.fates_known[:-1], False]) for c in log]
+    config = FitQConfig(method="lstd", compared_turns=40)
+    with pytest.raises(ValueError, match="compared_turns=0"):
+        fit_least_squares(q, still_open, config, gamma=0.9)
 
 
 def test_the_model_that_is_saved_has_the_nearest_head_of_its_own(
