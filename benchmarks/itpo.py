@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -44,7 +43,8 @@ from benchmarks.itpo_settings import QUICK, Settings
 from benchmarks.itpo_statistics import over_seeds
 from benchmarks.itpo_study import estimate, study
 from benchmarks.itpo_worlds import WORLDS, first_policy
-from benchmarks.machine import machine, say
+from benchmarks.kept_runs import once
+from benchmarks.machine import machine
 from iterppo.lm.policy import Policy, prepare_libraries
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -125,18 +125,6 @@ def changed(settings: Settings, pairs: Sequence[str]) -> Settings:
             raise SystemExit(f"--set {pair}: no setting of this name; known: {', '.join(kinds)}")
         given[name] = kinds[name](value)
     return replace(settings, **given)
-
-
-def once(file: Path, run: Callable[[], Any]) -> Any:
-    """What a file holds; if there is none, what the run gives, which is then kept in it."""
-    if not file.exists():
-        started = time.perf_counter()
-        content = json.dumps(run())
-        whole = file.with_suffix(".partial")
-        whole.write_text(content, encoding="utf-8")
-        whole.replace(file)
-        say(f"{file.stem}: {time.perf_counter() - started:.0f} s")
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def summed_up(

@@ -1,11 +1,11 @@
 """Does the policy step stop where the truth is best?
 
-    python -m benchmarks.overoptimisation [--quick] [--seeds N] [--record]
+    python -m benchmarks.overoptimisation [--quick] [--seeds N] [--runs DIR] [--record]
 
 The shop, whose Q^π is known exactly (`iterppo.environments.shop_solution`). Logs of the script
-`mediocre`; π_0 clones it; two Q̂, each fitted on half of the training conversations. PPO climbs the
-first one, without a KL penalty and without limits, far beyond what is sensible, and is read every
-few updates on held-out states:
+`mediocre`; π_0 clones it; two Q̂ (`lstd`), each fitted on half of the training conversations. PPO
+climbs the first one, without a KL penalty and without limits, far beyond what is sensible, and is
+read every few updates on held-out states:
 
 proxy: the reward, Q̂ of the one half        heldout: Q̂ of the other half        gold: Q^π itself
 
@@ -18,13 +18,15 @@ gain_share: the same of what was gained over π_0, which is harder. gold_last_sh
 policy / its peak: what there is to lose. peak_gain_lower_bound: how much higher gold's peak is
 where the reward is the ensemble's lower bound (κ = 1) than where it is the mean; wanted: above 0.
 
-The last line printed is a JSON object. `--record` writes it to
+Every seed is a file under `--runs`, by its settings: a killed benchmark goes on where it was. The
+last line printed is a JSON object. `--record` writes it to
 `benchmarks/results/overoptimisation.json`, and the curves of all seeds to `overoptimisation.png`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -36,6 +38,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
+from benchmarks.kept_runs import once
 from benchmarks.known_truth import GAMMA, prepare
 from benchmarks.machine import machine, say
 from iterppo.artifact import open_artifact
@@ -54,6 +57,7 @@ from iterppo.stages import fit_q, prompts
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LOG = "mediocre"
+METHOD = "lstd"
 LIMITS = {"kl_budget": 0.0, "least_entropy": 0.0, "least_distinct": 0.0, "judge_fall": 0.0}
 WANTED = 0.9
 
@@ -65,18 +69,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="number of seeds (5; quick: 1)")
     parser.add_argument("--conversations", type=int, default=1600, help="in the log")
     parser.add_argument("--updates", type=int, help="of PPO (48; quick: 12)")
+    parser.add_argument("--runs", default="runs/benchmarks/overoptimisation", help="for seeds")
     parser.add_argument("--record", action="store_true", help="write to benchmarks/results")
     options = parser.parse_args()
     seeds = options.seeds or (1 if options.quick else 5)
     updates = options.updates or (12 if options.quick else 48)
+    kept = Path(options.runs) / f"{options.conversations}-{updates}"
+    kept.mkdir(parents=True, exist_ok=True)
     runs = []
     for seed in range(seeds):
-        with tempfile.TemporaryDirectory(prefix="iterppo-") as folder:
-            runs.append(
-                one_run(
-                    Path(folder), seed=seed, conversations=options.conversations, updates=updates
-                )
-            )
+        run = functools.partial(
+            one_run, seed=seed, conversations=options.conversations, updates=updates
+        )
+        runs.append(once(kept / f"{seed}.json", run))
         print(f"seed {seed}: {_line(runs[-1])}", flush=True)
     result: dict[str, Any] = {
         "machine": machine(),
@@ -96,10 +101,14 @@ def main() -> None:
     print(json.dumps({name: value for name, value in result.items() if name != "seeds"}))
 
 
-def one_run(folder: Path, *, seed: int, conversations: int, updates: int) -> dict[str, Any]:
+def one_run(*, seed: int, conversations: int, updates: int) -> dict[str, Any]:
     """One log; PPO on the mean of the ensemble, and on its lower bound."""
-    make_round(folder, seed=seed, conversations=conversations)
-    mean, bound = (climb(folder, seed=seed, updates=updates, kappa=kappa) for kappa in (0.0, 1.0))
+    with tempfile.TemporaryDirectory(prefix="iterppo-") as name:
+        folder = Path(name)
+        make_round(folder, seed=seed, conversations=conversations)
+        mean, bound = (
+            climb(folder, seed=seed, updates=updates, kappa=kappa) for kappa in (0.0, 1.0)
+        )
     gold = [point["gold"] for point in mean["curve"]]
     peak, kept = max(gold), gold[mean["kept"]]
     return {
@@ -117,7 +126,9 @@ def make_round(folder: Path, *, seed: int, conversations: int) -> None:
     trajectories, paid, policy = prepare(folder, scripts=[LOG], number=conversations, seed=seed)
     for part in ("first-half", "second-half"):
         fit_q.run(
-            FitQConfig(seed=seed, part=part, sampled_states=0, bootstrap_samples=100),
+            FitQConfig(
+                seed=seed, method=METHOD, part=part, sampled_states=0, bootstrap_samples=100
+            ),
             trajectories=trajectories,
             returns=paid,
             policy=policy,
