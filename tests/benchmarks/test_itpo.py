@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.itpo import changed, once, summed_up
+from benchmarks.itpo import changed, summed_up
 from benchmarks.itpo_claims import late_success, learning_claims
 from benchmarks.itpo_credit import METHODS, Credit, credit, group_advantages, token_rewards
 from benchmarks.itpo_dialogues import (
@@ -38,6 +38,7 @@ from benchmarks.itpo_statistics import (
 )
 from benchmarks.itpo_study import study, summary
 from benchmarks.itpo_worlds import SCRIPT, WORLDS, first_policy
+from benchmarks.kept_runs import once
 from iterppo.environments.protocol import Observation
 from iterppo.environments.tutor import Tutor
 from iterppo.lm.likelihood import action_logprobs
