@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from iterppo.artifact import ArtifactWriter, open_artifact, read_manifest
-from iterppo.config import StageConfig, load_config
+from iterppo.config import StageConfig
+from iterppo.config_loading import load_config
 from iterppo.environments.episodes import Assistant, Suggestion, TurnSoFar, hold_conversations
 from iterppo.environments.loader import load_environment
 from iterppo.lm.generation import sample, seed_sampling

@@ -29,8 +29,8 @@ from iterppo.config import (
     PPOConfig,
     ReturnsConfig,
     StageConfig,
-    load_config,
 )
+from iterppo.config_loading import load_config
 from iterppo.engines.light_arrow import leave_pandas_out
 from iterppo.errors import GateError, ProcessError, UsageError
 from iterppo.launch import Processes, end_with_whoever_started_this, is_launched, launch

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from iterppo.config import PPOConfig, StageConfig, load_config
+from iterppo.config import PPOConfig, StageConfig
+from iterppo.config_loading import load_config
 from iterppo.errors import UsageError
 from iterppo.pipeline import STAGES, sections
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import iterppo.personas
-from iterppo.config import ExportConfig, RolloutConfig, load_config
+from iterppo.config import ExportConfig, RolloutConfig
+from iterppo.config_loading import load_config
 from iterppo.errors import UsageError
 from iterppo.personas import Persona, persona_at, probability_of, read_personas
 from iterppo.pipeline import sections

@@ -81,12 +81,12 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a time that is none": (
         ["ingest", "log.jsonl", "--out", "o", "--cutoff", "yesterday"],
         2,
-        "ingest.cutoff: 'yesterday' is no time; write it as 2026-05-31T00:00:00Z.",
+        "--cutoff: ingest.cutoff: 'yesterday' is no time; write it as 2026-05-31T00:00:00Z.",
     ),
     "a duration without a unit": (
         ["ingest", "log.jsonl", "--out", "o", "--idle", "3"],
         2,
-        "ingest.idle: '3' is no duration; write 90s, 30m, 36h, 7d or 1d12h.",
+        "--idle: ingest.idle: '3' is no duration; write 90s, 30m, 36h, 7d or 1d12h.",
     ),
     "a round that is not there": (
         ["returns", "--round", "runs/nope/000"],

@@ -22,7 +22,7 @@ import yaml
 from typer.exceptions import TyperException
 
 from iterppo.cli import app
-from iterppo.config import load_config
+from iterppo.config_loading import load_config
 from iterppo.errors import IterPPOError
 from iterppo.logs.event_logs import load_mapping
 from iterppo.logs.records import parse_line

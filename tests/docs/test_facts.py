@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 import iterppo
-from iterppo.config import InitConfig, load_config
+from iterppo.config import InitConfig
+from iterppo.config_loading import load_config
 from iterppo.lm.rendering import decisions
 from iterppo.lm.trl_arguments import shares
 from iterppo.pipeline import STAGES, sections

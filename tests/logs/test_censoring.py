@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from iterppo.artifact import open_artifact
-from iterppo.config import IngestConfig, load_config, parse_duration
+from iterppo.config import IngestConfig, parse_duration
+from iterppo.config_loading import load_config
 from iterppo.errors import UsageError
 from iterppo.logs.censoring import Clock, is_censored
 from iterppo.logs.outcomes import Label
