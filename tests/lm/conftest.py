@@ -1,17 +1,21 @@
-"""A tokenizer of a few hundred tokens, a policy of a few thousand weights, and rows of a log."""
+"""A tokenizer of a few hundred tokens, a policy of a few thousand weights, rows of a log, PPO."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from iterppo.lm import policy as policies
 from iterppo.lm.cloning import clone, examples_of
-from iterppo.lm.policy import Policy
+from iterppo.lm.critic_warmup import LoggedSuggestion
+from iterppo.lm.policy import Policy, load_policy
+from iterppo.lm.ppo import PPOTrainer, Reward
 from iterppo.lm.rendering import Message, Renderer, decisions
 from iterppo.lm.scratch import build_model, train_tokenizer
+from tests.lm.ppo_runs import Run, Start, config, says_yes
 
 SYSTEM = "You suggest the next message."
 TEXTS = [
@@ -168,3 +172,50 @@ def state(*said: str, roles: Sequence[str] = ("user", "assistant")) -> list[Mess
 @pytest.fixture(scope="session")
 def make_state() -> Callable[..., list[Message]]:
     return state
+
+
+@pytest.fixture
+def own_accelerator() -> Iterator[None]:
+    """Accelerate keeps its state for the process; the next trainer starts with a fresh one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def start(
+    own_accelerator: None,
+    make_policy: MakePolicy,
+    prompts: list[dict[str, Any]],
+    tmp_path: Path,
+) -> Start:
+    """Makes a trainer of the policy that was cloned, or of another one."""
+
+    def make(
+        *,
+        folder: Path | None = None,
+        reward: Reward = says_yes,
+        problems: list[dict[str, Any]] | None = None,
+        change: Callable[[Any], None] = lambda model: None,
+        on_samples: Callable[[list[dict[str, Any]]], None] | None = None,
+        watched: list[dict[str, Any]] | None = None,
+        judge: Reward | None = None,
+        logged: Sequence[LoggedSuggestion] = (),
+        **settings: Any,
+    ) -> Run:
+        policy = load_policy(folder or make_policy(steps=100))
+        change(policy.model)
+        samples: list[dict[str, Any]] = []
+        trainer = PPOTrainer(
+            policy=policy,
+            reward=reward,
+            prompts=problems or prompts,
+            config=config(**settings),
+            work=tmp_path / "work",
+            on_samples=on_samples or samples.extend,
+            watched=watched or [],
+            judge=judge,
+            logged=logged,
+        )
+        return Run(trainer, policy, samples)
+
+    return make
