@@ -1,4 +1,4 @@
-"""What several rooms' tests share: the command, here and in a fresh process, and the real data."""
+"""What several rooms' tests share: the command, the folder that it is run in, and the real data."""
 
 import os
 import subprocess
@@ -63,6 +63,13 @@ def fresh_command() -> Command:
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, so that messages hold short names."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

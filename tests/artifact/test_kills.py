@@ -1,0 +1,252 @@
+"""An artifact is whole or not there at all, after an exception, a kill and a full disk too."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iterppo.artifact import MANIFEST, ArtifactWriter
+from iterppo.artifact.writing import process_lives
+from iterppo.errors import UsageError
+from tests.artifact.made import CONFIG, contents, lines_of, message, names, reject, write
+from tests.conftest import ROOT
+
+
+def fail_after(out: Path, rows: list[dict[str, Any]]) -> None:
+    def rows_then_failure() -> Iterator[dict[str, Any]]:
+        yield from rows
+        raise RuntimeError("no more")
+
+    with (
+        pytest.raises(RuntimeError, match="no more"),
+        ArtifactWriter(out, kind="rejects", stage="test", config=CONFIG, inputs={}) as writer,
+    ):
+        writer.write(rows_then_failure())
+
+
+@pytest.mark.parametrize(
+    "num_rows", [0, 1, 20_000], ids=["at once", "before a write", "after a write"]
+)
+def test_an_exception_leaves_nothing_behind(folder: Path, num_rows: int) -> None:
+    fail_after(Path("x"), [reject(line) for line in range(num_rows)])
+
+    assert names(folder) == []
+
+
+def test_an_exception_leaves_the_artifact_that_was_there(folder: Path) -> None:
+    write(Path("x"), [reject(1)])
+    before = contents(folder)
+
+    fail_after(Path("x"), [reject(line) for line in range(20_000)])
+
+    assert names(folder) == ["x"]
+    assert contents(folder) == before
+
+
+def test_rows_that_break_the_contract_at_the_very_end_leave_nothing_behind(folder: Path) -> None:
+    write(Path("x"), [reject(1)])
+    before = contents(folder)
+
+    with (
+        pytest.raises(ValueError, match="rejects: column reason must not be null"),
+        ArtifactWriter(Path("x"), kind="rejects", stage="test", config=CONFIG, inputs={}) as writer,
+    ):
+        writer.write([reject(1) | {"reason": None}])
+
+    assert names(folder) == ["x"]
+    assert contents(folder) == before
+
+
+WRITE_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from iterppo.artifact import ArtifactWriter
+from iterppo.config import ReturnsConfig
+
+settings = dict(kind="rejects", stage="test", config=ReturnsConfig(), inputs={})
+with ArtifactWriter(Path("x"), **settings) as writer:
+    writer.write({"source": "b", "line": n, "reason": "b", "raw": "b"} for n in range(20_000))
+    (writer.folder / "model").mkdir()
+    (writer.folder / "model" / "weights").write_bytes(b"half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+# The process kills itself just before its n-th rename, where one artifact takes another's place.
+KILL_AT_RENAME = """
+import os, signal, sys
+from pathlib import Path
+from iterppo.artifact import ArtifactWriter
+from iterppo.config import ReturnsConfig
+
+rename, left = os.rename, [int(sys.argv[1])]
+
+def rename_or_die(*arguments, **options):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(*arguments, **options)
+
+os.rename = rename_or_die
+settings = dict(kind="rejects", stage="test", config=ReturnsConfig(), inputs={})
+with ArtifactWriter(Path("x"), **settings) as writer:
+    writer.write([{"source": "b", "line": 99, "reason": "b", "raw": "b"}])
+"""
+
+
+def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def writing() -> Iterator[subprocess.Popen[str]]:
+    """A process in the middle of writing the artifact `x`."""
+    process = start(WRITE_AND_WAIT)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "existed", [False, True], ids=["a new artifact", "one that replaces another"]
+)
+def test_a_kill_in_the_middle_leaves_no_half_artifact_and_the_next_run_cleans_up(
+    folder: Path, existed: bool
+) -> None:
+    if existed:
+        write(Path("x"), [reject(1)])
+    before = contents(folder / "x") if existed else {}
+
+    with writing() as process:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+
+    leftover = f".x.tmp-{process.pid}"
+    assert names(folder) == sorted([leftover, *(["x"] if existed else [])])
+    assert existed == Path("x").exists()
+    assert (contents(folder / "x") if existed else {}) == before
+    if not existed:
+        assert (
+            message(Path("x"))
+            == "x: not found, expected an artifact. Run the stage that makes it first."
+        )
+    # Not even the half one that is left passes as an artifact.
+    assert f"{leftover}: no {MANIFEST}, so not an artifact." in message(Path(leftover))
+
+    write(Path("x"), [reject(2)])
+    assert names(folder) == ["x"]
+    assert lines_of(Path("x")) == [2]
+
+
+@pytest.mark.parametrize(
+    "rename", [1, 2], ids=["before the old one moves", "between the two renames"]
+)
+def test_a_kill_while_one_artifact_replaces_another_never_shows_half_of_one(
+    folder: Path, rename: int
+) -> None:
+    write(Path("x"), [reject(1)])
+
+    with start(KILL_AT_RENAME, str(rename)) as process:
+        assert process.wait() == -signal.SIGKILL
+
+    if rename == 1:
+        assert lines_of(Path("x")) == [1]
+    else:
+        assert not Path("x").exists()
+        assert lines_of(Path(f".x.old-{process.pid}")) == [1]
+        assert lines_of(Path(f".x.tmp-{process.pid}")) == [99]
+    write(Path("x"), [reject(2)])
+    assert names(folder) == ["x"]
+    assert lines_of(Path("x")) == [2]
+
+
+def test_what_a_living_process_is_writing_is_left_alone(folder: Path) -> None:
+    with writing() as process:
+        write(Path("x"), [reject(2)])
+
+        assert names(folder) == [f".x.tmp-{process.pid}", "x"]
+
+
+def test_leftovers_of_other_artifacts_are_left_alone(folder: Path) -> None:
+    for name in (".y.tmp-99999999", ".x.tmp-notes", ".xx.tmp-99999999"):
+        Path(name).mkdir()
+
+    write(Path("x"), [])
+
+    assert names(folder) == [".x.tmp-notes", ".xx.tmp-99999999", ".y.tmp-99999999", "x"]
+
+
+def test_a_name_that_looks_like_a_glob_is_cleaned_up_as_any_other(folder: Path) -> None:
+    Path(".x[1].tmp-99999999").mkdir()
+    Path(".x1.tmp-99999999").mkdir()
+
+    write(Path("x[1]"), [])
+
+    assert names(folder) == [".x1.tmp-99999999", "x[1]"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), id="the system's"),
+        pytest.param(OSError(errno.EDQUOT, "Disk quota exceeded"), id="a quota's"),
+        pytest.param(
+            RuntimeError("I/O error: No space left on device (os error 28)"), id="a library's"
+        ),
+    ],
+)
+@pytest.mark.parametrize("when", ["while it is written", "at its end"])
+def test_a_full_disk_is_a_line_and_leaves_what_was_there(
+    error: Exception, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    settings: dict[str, Any] = {
+        "kind": "log",
+        "stage": "rollout",
+        "config": CONFIG,
+        "inputs": {},
+    }
+    with ArtifactWriter(out, **settings) as before:
+        before.write_json("kept.json", 1)
+
+    def full(*_: Any) -> None:
+        raise error
+
+    if when == "at its end":
+        monkeypatch.setattr("iterppo.artifact.writing._sync", full)
+
+    def write() -> None:
+        with ArtifactWriter(out, **settings):
+            if when == "while it is written":
+                full()
+
+    with pytest.raises(UsageError, match="no space left on the disk") as raised:
+        write()
+
+    assert str(out) in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "kept.json").exists()
+
+
+def test_a_process_lives_until_it_has_ended() -> None:
+    child = subprocess.Popen(["true"])
+    assert process_lives(child.pid)
+    child.wait()
+    assert not process_lives(child.pid)
+    assert process_lives(os.getpid())
