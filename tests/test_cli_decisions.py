@@ -16,13 +16,6 @@ from iterppo.logs.splits import split_of
 Command = Callable[..., Any]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, so that messages hold short names."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def conversation(name: str, *, outcome: int | None, **fields: Any) -> str:
     messages = [
         {"role": "customer", "content": "hi"},

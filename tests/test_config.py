@@ -15,13 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(file for file in (ROOT / "configs").rglob("*.toml") if file.name != "personas.toml")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, so that messages hold short names."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def load(stage: str, *settings: str, file: str | None = None) -> Any:
     """The configuration of a stage; `file` is the text of run.toml in the current folder."""
     if file is not None:

@@ -28,13 +28,6 @@ KILL_MB = int(os.environ.get("ITERPPO_KILL_MB", "8"))
 KILL_MOMENTS = int(os.environ.get("ITERPPO_KILL_MOMENTS", "6"))
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def digests(*arguments: object, command: Command) -> tuple[str, str]:
     """Of the trajectories and the rejects that `iterppo ingest` makes."""
     options = ["--out", "x", "--max-reject-rate", "1", "--force"]
