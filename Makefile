@@ -121,7 +121,12 @@ PREVIOUS := $(shell echo '$(ROUND)' | awk -F/ '$$NF ~ /^[0-9]+$$/ && $$NF > 0 { 
 	printf "%s%0" length($$NF) "d", substr($$0, 1, length($$0) - length($$NF)), $$NF - 1 }')
 BEHAVIOUR := $(if $(wildcard $(PREVIOUS)/policy/manifest.json),$(PREVIOUS)/policy,$(ROUND)/init)
 MADE := manifest.json
-READY = $(CONFIG) | $(VENV)/.installed
+# What was asked for, by contents: with other choices every stage looks whether it is still up to date.
+CHOICES = $(strip $(FLAGS) logs=$(LOGS) credit=$(CREDIT) judge=$(JUDGE) actions=$(ACTIONS) earlier=$(EARLIER))
+same = $(and $(findstring x$(1)x,x$(2)x),$(findstring x$(2)x,x$(1)x))
+READY = $(CONFIG) $(ROUND)/.choices | $(VENV)/.installed
+# An artifact that is up to date is not written again; make is to see that it was looked at.
+LOOKED_AT = @touch -c $@
 
 demo: ## Simulated logs to an improved policy, in some minutes: scripted logs, π_0, one round, π_1, comparison
 	@$(MAKE) --no-print-directory loop ROUNDS=1 RUN=runs/demo LAST=1000
@@ -130,30 +135,39 @@ demo: ## Simulated logs to an improved policy, in some minutes: scripted logs, �
 round: $(ROUND)/export/$(MADE) ## One round on files: ROUND=runs/star/000 LOGS='…' [CONFIG=…] [SET='seed=1 …']
 	@echo "$(ROUND): done. Look at it with: $(ITERPPO) inspect $(ROUND)"
 
+$(ROUND)/.choices: $(if $(call same,$(CHOICES),$(shell cat $(ROUND)/.choices 2>/dev/null)),,FORCE)
+	@mkdir -p $(ROUND) && printf '%s\n' '$(subst ','\'',$(CHOICES))' > $@
+
 $(ROUND)/trajectories/$(MADE): $(wildcard $(LOGS)) $(READY)
 	$(ITERPPO) ingest $(patsubst %,'%',$(LOGS)) --round $(ROUND) $(FLAGS)
+	$(LOOKED_AT)
 
 ifndef KEEP_INIT
 $(ROUND)/init/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
 	$(ITERPPO) init --round $(ROUND) $(FLAGS)
+	$(LOOKED_AT)
 endif
 
 $(ROUND)/returns/$(MADE): $(ROUND)/trajectories/$(MADE) $(READY)
 	$(ITERPPO) returns --round $(ROUND) $(FLAGS) $(if $(CREDIT),--rewards credit)
+	$(LOOKED_AT)
 
 ifneq ($(CREDIT),)
 $(ROUND)/credit/$(MADE): $(ROUND)/trajectories/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
 	$(ITERPPO) credit --round $(ROUND) $(FLAGS)
+	$(LOOKED_AT)
 
 $(ROUND)/returns/$(MADE): $(ROUND)/credit/$(MADE)
 endif
 
 $(ROUND)/q/$(MADE): $(ROUND)/trajectories/$(MADE) $(ROUND)/returns/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
 	$(ITERPPO) fit-q --round $(ROUND) $(EARLIER:%=--earlier %) $(FLAGS) $(if $(JUDGE),--set fit-q.part=first-half)
+	$(LOOKED_AT)
 
 ifneq ($(ACTIONS),)
 $(ROUND)/actions/$(MADE): $(ROUND)/trajectories/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
 	$(ITERPPO) actions --round $(ROUND) $(FLAGS)
+	$(LOOKED_AT)
 
 $(ROUND)/q/$(MADE) $(ROUND)/judge/$(MADE): $(ROUND)/actions/$(MADE)
 endif
@@ -161,18 +175,22 @@ endif
 ifneq ($(JUDGE),)
 $(ROUND)/judge/$(MADE): $(ROUND)/trajectories/$(MADE) $(ROUND)/returns/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
 	$(ITERPPO) fit-q --round $(ROUND) $(EARLIER:%=--earlier %) --out $(ROUND)/judge $(FLAGS) --set fit-q.part=second-half
+	$(LOOKED_AT)
 
 $(ROUND)/policy/$(MADE): $(ROUND)/judge/$(MADE)
 endif
 
 $(ROUND)/prompts/$(MADE): $(ROUND)/trajectories/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
 	$(ITERPPO) prompts --round $(ROUND) $(FLAGS)
+	$(LOOKED_AT)
 
 $(ROUND)/policy/$(MADE): $(ROUND)/prompts/$(MADE) $(ROUND)/q/$(MADE) $(BEHAVIOUR)/$(MADE) $(READY)
 	$(ITERPPO) ppo --round $(ROUND) $(FLAGS) $(if $(filter accept,$(NOISE)),--force)
+	$(LOOKED_AT)
 
 $(ROUND)/export/$(MADE): $(ROUND)/policy/$(MADE) $(ROUND)/prompts/$(MADE) $(READY)
 	$(ITERPPO) export --round $(ROUND) $(FLAGS)
+	$(LOOKED_AT)
 
 # Not $(MAKE) in the recipe itself: make runs a line that names it even under --dry-run.
 ROUND_OF_LOOP = $(MAKE) --no-print-directory round

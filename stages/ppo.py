@@ -59,6 +59,7 @@ def run(
     inputs = {"prompts": problems.record(), "q": fitted.record(), "policy": behaviour.record()}
     second = None if judge is None else open_artifact(judge, "q")
     if second is not None:
+        _refuse_the_same_conversations(fitted, second)
         inputs["judge"] = second.record()
     suggestions = []
     if config.critic_warmup == "returns":
@@ -120,6 +121,23 @@ def run(
         writer.counts.update(prompts=len(rows), prompts_watched=len(watched))
     checkpoint.remove()
     return writer.manifest
+
+
+def _refuse_the_same_conversations(q: Artifact, judge: Artifact) -> None:
+    """A second opinion is one of other conversations."""
+    logs, parts = (
+        [
+            {i.digest for i in each.manifest.inputs.values() if i.kind == "trajectories"}
+            for each in (q, judge)
+        ],
+        [each.manifest.config.get("part", "all") for each in (q, judge)],
+    )
+    if logs[0] & logs[1] and set(parts) != {"first-half", "second-half"}:
+        raise UsageError(
+            f"ppo: {judge.path} was fitted on conversations that {q.path} was fitted on, and is no "
+            f"second opinion (fit-q.part: {parts[1]} and {parts[0]}). Fit them on the two halves "
+            "(make round JUDGE=yes), name another --judge, or remove it."
+        )
 
 
 def _divided(

@@ -1,5 +1,6 @@
 """`make loop`: which commands run, and when it stops. A script stands in for the command."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -25,6 +26,19 @@ esac
 mkdir -p "$made" && touch "$made/manifest.json"
 """
 
+WRITES = """#!/bin/sh
+# Notes the call, and writes as a stage does: only what is not there yet.
+echo "$@" | sed "s|{folder}/||g" >> "{folder}/calls"
+place=$1
+case $1 in
+ingest) place=trajectories ;;
+fit-q) place=q ;;
+ppo) place=policy ;;
+esac
+made={folder}/r/$place/manifest.json
+mkdir -p "${{made%/*}}" && test -e "$made" || touch "$made"
+"""
+
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "--no-print-directory", *arguments]
@@ -42,6 +56,24 @@ def loop(folder: Path, *arguments: str, statuses: tuple[int, ...] = ()) -> tuple
     script.chmod(0o755)
     done = make("loop", f"VENV={folder}", "LOCK=now", f"RUN={folder}/r", *arguments)
     return done.returncode, (folder / "calls").read_text(encoding="utf-8").splitlines()
+
+
+def round_calls(folder: Path, *arguments: str) -> list[str]:
+    """What `make round` runs in a folder where it ran before, if it did; every stage writes."""
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / ".installed").write_text("now\n", encoding="utf-8")
+    if not (folder / "log.jsonl").exists():
+        (folder / "log.jsonl").touch()
+    script = folder / "bin" / "iterppo"
+    script.write_text(WRITES.format(folder=folder), encoding="utf-8")
+    script.chmod(0o755)
+    (folder / "calls").write_text("", encoding="utf-8")
+    done = make(
+        *("round", f"VENV={folder}", "LOCK=now", f"ROUND={folder}/r", f"LOGS={folder}/log.jsonl"),
+        *arguments,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return (folder / "calls").read_text(encoding="utf-8").splitlines()
 
 
 def rounds(calls: list[str]) -> list[str]:
@@ -168,3 +200,40 @@ def test_where_the_policy_is_asked_for_actions_each_round_stands_for_itself(tmp_
     _, calls = loop(tmp_path, "ROUNDS=2", "ACTIONS=yes")
 
     assert not any("--earlier" in call for call in calls)
+
+
+ROUND = ["ingest", "init", "returns", "fit-q", "prompts", "ppo", "export"]
+
+
+def test_a_round_that_is_done_is_not_looked_at_again(tmp_path: Path) -> None:
+    first = [call.split()[0] for call in round_calls(tmp_path)]
+
+    assert sorted(first) == sorted(ROUND)
+    assert round_calls(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["CREDIT=yes", "SET=seed=3", "SET=credit.pattern='a|b'", "ACTIONS=yes", "EARLIER=runs/x/000"],
+)
+def test_other_choices_are_looked_at_in_every_stage_and_so_is_the_way_back(
+    choice: str, tmp_path: Path
+) -> None:
+    round_calls(tmp_path)
+    there = round_calls(tmp_path, choice)
+    again = round_calls(tmp_path, choice)
+    back = round_calls(tmp_path)
+
+    assert {call.split()[0] for call in there} >= set(ROUND)
+    assert again == []
+    assert sorted(call.split()[0] for call in back) == sorted(ROUND)
+    assert not any("--rewards credit" in call or "seed=3" in call for call in back)
+    assert round_calls(tmp_path) == []
+
+
+def test_other_logs_are_other_choices(tmp_path: Path) -> None:
+    round_calls(tmp_path)
+    (tmp_path / "other.jsonl").touch()
+    os.utime(tmp_path / "other.jsonl", (0, 0))
+
+    assert len(round_calls(tmp_path, f"LOGS={tmp_path}/other.jsonl")) == len(ROUND)
