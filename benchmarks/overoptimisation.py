@@ -28,11 +28,11 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -52,13 +52,20 @@ from iterppo.environments.shop_solution import ShopSolution
 from iterppo.lm.policy import load_policy, prepare_libraries
 from iterppo.lm.ppo import PPOTrainer
 from iterppo.lm.q_function import QFunction
-from iterppo.rl.stopping import Limits, best, broken
+from iterppo.rl.stopping import Limits, Reading, best, broken
 from iterppo.stages import fit_q, prompts
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LOG = "mediocre"
-METHOD = "lstd"
-LIMITS = {"kl_budget": 0.0, "least_entropy": 0.0, "least_distinct": 0.0, "judge_fall": 0.0}
+METHOD: Literal["lstd"] = "lstd"
+UNLIMITED = {"kl_budget": 0.0, "least_entropy": 0.0, "least_distinct": 0.0, "judge_fall": 0.0}
+DEFAULTS = PPOConfig()
+LIMITS = Limits(
+    kl=DEFAULTS.kl_budget,
+    entropy=DEFAULTS.least_entropy,
+    distinct=DEFAULTS.least_distinct,
+    judge_fall=DEFAULTS.judge_fall,
+)
 WANTED = 0.9
 
 
@@ -81,7 +88,7 @@ def main() -> None:
         run = functools.partial(
             one_run, seed=seed, conversations=options.conversations, updates=updates
         )
-        runs.append(once(kept / f"{seed}.json", run))
+        runs.append(judged(once(kept / f"{seed}.json", run)))
         print(f"seed {seed}: {_line(runs[-1])}", flush=True)
     result: dict[str, Any] = {
         "machine": machine(),
@@ -102,23 +109,58 @@ def main() -> None:
 
 
 def one_run(*, seed: int, conversations: int, updates: int) -> dict[str, Any]:
-    """One log; PPO on the mean of the ensemble, and on its lower bound."""
+    """One log; the readings of PPO on the mean of the ensemble, and on its lower bound."""
     with tempfile.TemporaryDirectory(prefix="iterppo-") as name:
         folder = Path(name)
         make_round(folder, seed=seed, conversations=conversations)
         mean, bound = (
             climb(folder, seed=seed, updates=updates, kappa=kappa) for kappa in (0.0, 1.0)
         )
-    gold = [point["gold"] for point in mean["curve"]]
-    peak, kept = max(gold), gold[mean["kept"]]
+    return {"mean": mean, "lower_bound": bound}
+
+
+def judged(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the rule with its defaults makes of a run's readings, and where the truth is best."""
+    mean, bound = (
+        [(Reading(**one["reading"]), one["gold"]) for one in run[kind]]
+        for kind in ("mean", "lower_bound")
+    )
+    readings, gold = [reading for reading, _ in mean], [true for _, true in mean]
+    stop, reason = len(readings), None
+    for number in range(1, len(readings) + 1):
+        reason = broken(readings[:number], LIMITS)
+        if reason is not None:
+            stop = number
+            break
+    kept = best(readings[:stop], LIMITS)
+    peak = max(gold)
     return {
-        "mean": mean,
-        "lower_bound": bound,
-        "gold_share": kept / peak,
-        "gain_share": (kept - gold[0]) / (peak - gold[0]) if peak > gold[0] else 1.0,
+        "mean": curve(mean),
+        "lower_bound": curve(bound),
+        "stop": readings[stop - 1].update,
+        "reason": reason,
+        "kept": kept,
+        "gold_share": gold[kept] / peak,
+        "gain_share": (gold[kept] - gold[0]) / (peak - gold[0]) if peak > gold[0] else 1.0,
         "gold_last_share": gold[-1] / peak,
-        "peak_gain_lower_bound": max(point["gold"] for point in bound["curve"]) - peak,
+        "peak_gain_lower_bound": max(true for _, true in bound) - peak,
     }
+
+
+def curve(points: Sequence[tuple[Reading, float]]) -> list[dict[str, float]]:
+    """A point a reading."""
+    return [
+        {
+            "update": reading.update,
+            "kl": reading.kl,
+            "entropy": reading.entropy,
+            "distinct": reading.distinct,
+            "proxy": reading.q,
+            "heldout": reading.score,
+            "gold": gold,
+        }
+        for reading, gold in points
+    ]
 
 
 def make_round(folder: Path, *, seed: int, conversations: int) -> None:
@@ -176,8 +218,8 @@ class Gold:
         ]
 
 
-def climb(folder: Path, *, seed: int, updates: int, kappa: float) -> dict[str, Any]:
-    """PPO without limits; the curve, and what the rule makes of it."""
+def climb(folder: Path, *, seed: int, updates: int, kappa: float) -> list[dict[str, Any]]:
+    """PPO without limits: its readings, and the truth beside each."""
     prepare_libraries()
     say(f"seed {seed}: ppo, κ = {kappa:g}")
     config = PPOConfig(
@@ -188,7 +230,7 @@ def climb(folder: Path, *, seed: int, updates: int, kappa: float) -> dict[str, A
         watch_updates=2,
         watched_prompts=256,
         best_of=0,
-        **LIMITS,
+        **UNLIMITED,
     )
     reward = QFunction.load(folder / "q-first-half" / "model")
     reward.kappa = kappa
@@ -209,42 +251,10 @@ def climb(folder: Path, *, seed: int, updates: int, kappa: float) -> dict[str, A
             on_samples=lambda _: None,
         )
         trainer.train()
-    readings = trainer.watching.readings
-    defaults = PPOConfig()
-    limits = Limits(
-        kl=defaults.kl_budget,
-        entropy=defaults.least_entropy,
-        distinct=defaults.least_distinct,
-        judge_fall=defaults.judge_fall,
-    )
-    stop, reason = len(readings), None
-    for number in range(1, len(readings) + 1):
-        reason = broken(readings[:number], limits)
-        if reason is not None:
-            stop = number
-            break
-    curve = [
-        {
-            "update": reading.update,
-            "kl": reading.kl,
-            "proxy": reading.q,
-            "heldout": reading.score,
-            "gold": true,
-        }
-        for reading, true in zip(readings, beside.noted, strict=True)
-    ]
-    for point in curve:
-        print(
-            ", ".join(f"{name} {value:.3g}" for name, value in point.items()),
-            file=sys.stderr,
-            flush=True,
-        )
-    return {
-        "curve": curve,
-        "stop": readings[stop - 1].update,
-        "reason": reason,
-        "kept": best(readings[:stop], limits),
-    }
+    readings = list(zip(trainer.watching.readings, beside.noted, strict=True))
+    for point in curve(readings):
+        say(", ".join(f"{name} {value:.3g}" for name, value in point.items()))
+    return [{"reading": asdict(reading), "gold": gold} for reading, gold in readings]
 
 
 def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
@@ -260,15 +270,15 @@ def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
         "gold": "the truth, Q^π",
     }
     for number, (axis, run) in enumerate(zip(axes[0], runs, strict=True)):
-        curve = run["mean"]["curve"]
+        mean = run["mean"]
         for name, colour in colours.items():
             axis.plot(
-                [point["kl"] for point in curve],
-                [point[name] for point in curve],
+                [point["kl"] for point in mean],
+                [point[name] for point in mean],
                 color=colour,
                 label=labels[name],
             )
-        bound = run["lower_bound"]["curve"]
+        bound = run["lower_bound"]
         axis.plot(
             [point["kl"] for point in bound],
             [point["gold"] for point in bound],
@@ -276,7 +286,7 @@ def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
             linestyle=":",
             label="the truth, with κ = 1",
         )
-        kept = curve[run["mean"]["kept"]]
+        kept = mean[run["kept"]]
         axis.plot(kept["kl"], kept["gold"], "o", color=colours["gold"], label="kept")
         axis.set_title(f"seed {number}", fontsize=9)
         axis.set_xlabel("KL(π‖π₀), nats per completion")
@@ -292,7 +302,7 @@ def _line(run: dict[str, Any]) -> str:
     numbers = {name: value for name, value in run.items() if isinstance(value, float)}
     return (
         ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
-        + f", stops behind update {run['mean']['stop']} ({run['mean']['reason']})"
+        + f", stops behind update {run['stop']} ({run['reason']})"
     )
 
 
