@@ -52,7 +52,7 @@ ESTIMATORS = ("rloo", "grpo", "ppo")
 _PAPERS = ("outcome", "prime", "itpo", "norm-itpo-sum")
 PLAN = {
     "tutor": {"rloo": METHODS, "grpo": _PAPERS, "ppo": _PAPERS},
-    "shop": {"rloo": ("outcome", "itpo", "norm-itpo-sum", "mc-q")},
+    "shop": {"rloo": ("outcome", "norm-itpo-sum", "mc-q")},
 }
 QUICK_PLAN = {
     "tutor": {

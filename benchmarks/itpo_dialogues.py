@@ -6,6 +6,10 @@ Prefixes are preserved (`iterppo.lm.rendering`), so one causal pass over a whole
 every turn of it. Tokens of the assistant are laid end to end, turn by turn, conversation by
 conversation, as `iterppo.rl.implicit_rewards` takes them.
 
+A policy goes on from the tokens that it drew, and learns from those. Texts have other spellings
+too. Were a conversation spelled anew, some of what was drawn could be neither paid nor punished,
+and training would drift to it: within twenty updates most of it was, and success was gone.
+
 Shapes: N tokens of the assistant, K turns, B conversations, D hidden.
 """
 
@@ -20,7 +24,7 @@ import torch
 
 from iterppo.environments.episodes import Episode, Suggestion, TurnSoFar
 from iterppo.environments.protocol import CloneableEnvironment, Environment
-from iterppo.lm.generation import Sampled, sample
+from iterppo.lm.generation import complete
 from iterppo.lm.policy import Policy
 from iterppo.lm.read_positions import last_layer_at
 from iterppo.lm.rendering import Renderer, decisions
@@ -37,13 +41,12 @@ class Dialogue:
 
     ids: list[int]
     spans: list[tuple[int, int]]
-    """First token and number of tokens of each of the assistant's messages, its end included."""
+    """First token and number of tokens of each of the assistant's messages, its end included where
+    it was reached."""
     states: list[int]
     """Position of the last token before each message."""
     ends: list[int]
     """Position at which the pair of state and message is read."""
-    own: list[bool]
-    """Whether the message is spelled as the policy drew it; another spelling is not its own."""
     outcome: float
     turns: list[TurnSoFar]
 
@@ -72,16 +75,45 @@ def outcomes_of(dialogues: Sequence[Dialogue]) -> Array:
     return np.array([dialogue.outcome for dialogue in dialogues])
 
 
+class Written(NamedTuple):
+    """A message of the assistant in the rendering of a conversation."""
+
+    start: int
+    length: int
+    """In that rendering, its end included."""
+    tokens: list[int]
+    """As they were drawn; without an end where it was not reached."""
+
+
+def as_drawn(
+    ids: Sequence[int], messages: Sequence[Written], *, eos_id: int
+) -> tuple[list[int], list[int]]:
+    """A rendering with every message in the tokens that it was drawn in, and where each begins.
+    One that did not end is given its end."""
+    found: list[int] = []
+    starts = []
+    at = 0
+    for message in messages:
+        found += ids[at : message.start]
+        starts.append(len(found))
+        found += _ended(message.tokens, eos_id)
+        at = message.start + message.length
+    return [*found, *ids[at:]], starts
+
+
 def dialogue_of(
     turns: Sequence[TurnSoFar],
     *,
     outcome: bool,
-    drawn: Sequence[Sampled] | None,
+    drawn: Sequence[list[int]] | None,
     renderer: Renderer,
     system_prompt: str,
     max_tokens: int,
 ) -> Dialogue:
     """A finished conversation as tokens.
+
+    Args:
+        drawn: Tokens of each of the assistant's messages; None: as their texts are spelled.
 
     Raises:
         ValueError: If it is longer than `max_tokens`.
@@ -90,17 +122,32 @@ def dialogue_of(
     segments, too_long = renderer.segments(taken, max_tokens=max_tokens)
     if too_long or len(segments) != 1:
         raise ValueError(f"a conversation of {len(turns)} turns exceeds {max_tokens} tokens")
-    spans, own = [], []
+    messages, tails = [], []
     for number, end in segments[0].ends:
         action = taken[number].action
         assert action is not None
-        written = renderer.action_ids(action)
-        spans.append((end + 1 - len(renderer.turn_ids(action)), len(written)))
-        own.append(drawn is None or drawn[number].tokens == written)
-    ends = [end for _, end in segments[0].ends]
+        spelled, whole = renderer.action_ids(action), renderer.turn_ids(action)
+        tokens = spelled if drawn is None else drawn[number]
+        messages.append(Written(end + 1 - len(whole), len(spelled), tokens))
+        tails.append(len(whole) - len(spelled))
+    ids, starts = as_drawn(segments[0].ids, messages, eos_id=renderer.eos_id)
+    if len(ids) > max_tokens:
+        raise ValueError(f"a conversation of {len(turns)} turns exceeds {max_tokens} tokens")
     return Dialogue(
-        segments[0].ids, spans, segments[0].states, ends, own, float(outcome), list(turns)
+        ids,
+        spans=[(start, len(one.tokens)) for start, one in zip(starts, messages, strict=True)],
+        states=[start - 1 for start in starts],
+        ends=[
+            start + len(_ended(one.tokens, renderer.eos_id)) + tail - 1
+            for start, one, tail in zip(starts, messages, tails, strict=True)
+        ],
+        outcome=float(outcome),
+        turns=list(turns),
     )
+
+
+def _ended(tokens: list[int], eos_id: int) -> list[int]:
+    return tokens if tokens[-1] == eos_id else [*tokens, eos_id]
 
 
 def hold_by_model(
@@ -122,26 +169,32 @@ def hold_by_model(
         for copy in range(per_prompt):
             future = int(unit_hash(f"future/{prompt}/{copy}", seed=seed) * 2**53)
             episodes.append(Episode(len(episodes), environment.clone(future), first))
-    settings = policy.settings
-    drawn: list[list[Sampled]] = [[] for _ in episodes]
+    settings, renderer = policy.settings, policy.renderer
+    written: list[list[Written]] = [[] for _ in episodes]
     torch.manual_seed(int(unit_hash("tokens", seed=seed) * 2**53))
     for _ in range(max_turns):
         open_ones = [episode for episode in episodes if not episode.observation.done]
         if not open_ones:
             break
-        states = []
+        renderings = []
         for episode in open_ones:
             *_, last = decisions(episode.waiting(), system_prompt=settings.system_prompt)
-            states.append(last.state)
-        for episode, said in zip(open_ones, sample(policy, states), strict=True):
-            drawn[episode.number].append(said)
-            episode.advance(Suggestion(said.text, said.logprob))
+            renderings.append(renderer.prompt_ids(last.state))
+        prompts = [
+            as_drawn(ids, written[episode.number], eos_id=renderer.eos_id)[0]
+            for ids, episode in zip(renderings, open_ones, strict=True)
+        ]
+        said = complete(policy, prompts)
+        for episode, ids, one in zip(open_ones, renderings, said, strict=True):
+            length = len(renderer.action_ids(one.text or ""))
+            written[episode.number].append(Written(len(ids), length, one.tokens))
+            episode.advance(Suggestion(one.text, one.logprob))
     return [
         dialogue_of(
             episode.turns,
             outcome=episode.observation.outcome,
-            drawn=drawn[episode.number],
-            renderer=policy.renderer,
+            drawn=[one.tokens for one in written[episode.number]],
+            renderer=renderer,
             system_prompt=settings.system_prompt,
             max_tokens=settings.max_prompt_tokens + settings.max_new_tokens,
         )

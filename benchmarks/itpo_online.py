@@ -109,8 +109,6 @@ class Learner:
     def step(self, dialogues: Sequence[Dialogue], paid: Credit, estimator: Estimator) -> float:
         """One pass over a batch; KL from π_0 before it, in nats per token (k3)."""
         settings, lengths = self._settings, counts_of(dialogues).tokens_B.tolist()
-        own = [own for dialogue in dialogues for own in dialogue.own]
-        own_N = torch.from_numpy(np.repeat(own, counts_of(dialogues).tokens_K))
         old = token_logprobs_of(self._model, dialogues)
         reference = token_logprobs_of(self._reference, dialogues)
         returns: Sequence[torch.Tensor] = []
@@ -121,30 +119,30 @@ class Learner:
         else:
             found = group_advantages(paid, estimator, per_prompt=settings.per_prompt)
             advantage_N = torch.from_numpy(found).float()
-        scaled_1N, _ = whiten(advantage_N[None], own_N[None], least_scale=LEAST_SCALE)
-        advantages, owns = scaled_1N[0].split(lengths), own_N.split(lengths)
+        every_1N = torch.ones_like(advantage_N[None])
+        scaled_1N, _ = whiten(advantage_N[None], every_1N, least_scale=LEAST_SCALE)
+        advantages = scaled_1N[0].split(lengths)
 
         def loss_of(batch: list[int]) -> torch.Tensor:
             read = read_tokens(self._model, [dialogues[index] for index in batch])
-            old_n, reference_n, advantage_n, own_n = (
-                torch.cat([each[index] for index in batch])
-                for each in (old, reference, advantages, owns)
+            old_n, reference_n, advantage_n = (
+                torch.cat([each[index] for index in batch]) for each in (old, reference, advantages)
             )
             ratio_n = (read.logprob_N - old_n).exp()
             clipped_n = ratio_n.clamp(1 - settings.clip, 1 + settings.clip)
             gain_n = torch.minimum(ratio_n * advantage_n, clipped_n * advantage_n)
             away_n = kl_estimate(read.logprob_N, reference_n, kind="k2")
-            number = own_n.sum().clamp(min=1)
-            loss = ((settings.kl_coefficient * away_n - gain_n) * own_n).sum() / number
+            loss = (settings.kl_coefficient * away_n - gain_n).mean()
             if self._critic is not None and returns:
                 value_n = self._critic(read.hidden_ND).squeeze(1)
                 return_n, before_n = (
                     torch.cat([each[index] for index in batch]) for each in (returns, before)
                 )
+                every_1n = torch.ones_like(value_n[None])
                 error = value_loss(
-                    value_n[None], before_n[None], return_n[None], own_n[None], clip=0.0
+                    value_n[None], before_n[None], return_n[None], every_1n, clip=0.0
                 )
-                loss = loss + settings.value_coefficient * error / number
+                loss = loss + settings.value_coefficient * error / len(value_n)
             return loss
 
         batches = shuffled_batches(len(dialogues), settings.policy_minibatch, self._random)
@@ -186,13 +184,11 @@ def _rows(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
 def _seen(dialogues: Sequence[Dialogue], per_prompt: int) -> dict[str, float]:
     outcome_B = outcomes_of(dialogues)
     outcome_P = outcome_B.reshape(-1, per_prompt).mean(axis=1)
-    own = [own for dialogue in dialogues for own in dialogue.own]
     return {
         "success": float(outcome_B.mean()),
         # Conversations of one prompt share a customer: prompts are what is independent.
         "standard_error": float(outcome_P.std(ddof=1) / np.sqrt(len(outcome_P))),
         "turns": float(counts_of(dialogues).turns_B.mean()),
-        "own_spelling": float(np.mean(own)),
     }
 
 

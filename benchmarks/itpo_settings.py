@@ -21,7 +21,7 @@ class Settings:
 
     num_prompts: int = 16
     per_prompt: int = 8
-    updates: int = 40
+    updates: int = 30
     learning_rate: float = 5e-4
     policy_minibatch: int = 32
     clip: float = 0.2

@@ -45,6 +45,13 @@ def sample(
     not a message.
     """
     prompts = [policy.renderer.prompt_ids(state) for state in states]
+    return complete(policy, prompts, tokens_per_batch=tokens_per_batch)
+
+
+def complete(
+    policy: Policy, prompts: Sequence[list[int]], *, tokens_per_batch: int = 16_384
+) -> list[Sampled]:
+    """The same of prompts that are tokens already."""
     suggestions: dict[int, Sampled] = {}
     for batch in token_batches(
         [len(prompt) for prompt in prompts], tokens_per_batch=tokens_per_batch, seed=None

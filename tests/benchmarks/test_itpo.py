@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import itpo_dialogues
 from benchmarks.itpo import changed, summed_up
 from benchmarks.itpo_claims import late_success, learning_claims
 from benchmarks.itpo_credit import METHODS, Credit, credit, group_advantages, token_rewards
 from benchmarks.itpo_dialogues import (
     Counts,
     Dialogue,
+    Written,
+    as_drawn,
     counts_of,
+    dialogue_of,
     hold_by_model,
     hold_by_script,
     read_tokens,
@@ -41,7 +45,7 @@ from benchmarks.itpo_worlds import SCRIPT, WORLDS, first_policy
 from benchmarks.kept_runs import once
 from iterppo.environments.protocol import Observation
 from iterppo.environments.tutor import Tutor
-from iterppo.lm.likelihood import action_logprobs
+from iterppo.lm.generation import Sampled, complete
 from iterppo.lm.policy import Policy, prepare_libraries
 from iterppo.lm.rendering import decisions
 
@@ -224,7 +228,17 @@ def test_ppo_is_paid_where_what_is_paid_for_ends(
 # --- conversations and models ---
 
 
-def test_one_pass_reads_what_each_turn_by_itself_has(first: Policy) -> None:
+def test_one_pass_reads_what_was_drawn_as_it_was_drawn(
+    first: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Sampled] = []
+
+    def noted(policy: Policy, prompts: list[list[int]]) -> list[Sampled]:
+        said = complete(policy, prompts)
+        seen.extend(said)
+        return said
+
+    monkeypatch.setattr(itpo_dialogues, "complete", noted)
     dialogues = hold_by_model(
         TUTOR.factory, first, num_prompts=2, per_prompt=2, max_turns=6, seed=3
     )
@@ -232,23 +246,53 @@ def test_one_pass_reads_what_each_turn_by_itself_has(first: Policy) -> None:
         found = read_tokens(first.model, dialogues).logprob_N
     pieces = found.split(counts_of(dialogues).tokens_K.tolist())
 
-    pairs = [
-        (decision.state, decision.action or "")
+    drawn = [
+        dialogue.ids[start : start + length]
         for dialogue in dialogues
-        for decision in decisions(dialogue.turns, system_prompt=TUTOR.system_prompt)
+        for start, length in dialogue.spans
     ]
-    expected = action_logprobs(first, pairs)
-    assert [float(piece.sum()) for piece in pieces] == pytest.approx(expected, abs=1e-3)
+    assert sorted(drawn) == sorted(one.tokens for one in seen)
+    expected = sorted(one.logprob for one in seen)
+    assert sorted(float(piece.sum()) for piece in pieces) == pytest.approx(expected, abs=1e-3)
+    other = [one for one in seen if one.tokens != first.renderer.action_ids(one.text or "")]
+    assert other, "texts have other spellings"
     assert dialogues[0].turns[0]["customer"] == dialogues[1].turns[0]["customer"]
+
+
+def test_a_conversation_of_a_script_is_spelled_as_its_texts_are(first: Policy) -> None:
+    ((turns, _),) = hold_by_script(TUTOR.factory, SCRIPT, number=1, max_turns=6, seed=2)
+    found = dialogue_of(
+        turns,
+        outcome=True,
+        drawn=None,
+        renderer=first.renderer,
+        system_prompt=TUTOR.system_prompt,
+        max_tokens=TUTOR.context_tokens,
+    )
+
+    taken = list(decisions(turns, system_prompt=TUTOR.system_prompt))
+    (segment,), _ = first.renderer.segments(taken, max_tokens=TUTOR.context_tokens)
+    assert (found.ids, found.states) == (segment.ids, segment.states)
+    assert found.ends == [end for _, end in segment.ends]
+    for (start, length), turn in zip(found.spans, taken, strict=True):
+        assert found.ids[start : start + length] == first.renderer.action_ids(turn.action or "")
+
+
+def test_messages_are_put_in_as_they_were_drawn() -> None:
+    ids = [1, 2, 30, 31, 9, 5, 6, 40, 9, 7]
+    messages = [Written(2, 3, [33, 34, 35, 9]), Written(7, 2, [44, 44])]
+
+    assert as_drawn(ids, messages, eos_id=9) == (
+        [1, 2, 33, 34, 35, 9, 5, 6, 44, 44, 9, 7],
+        [2, 8],
+    )
 
 
 @pytest.mark.parametrize(("world", "number"), [("tutor", 150), ("shop", 40)])
 def test_exact_advantages_of_the_script_are_nothing_on_average(world: str, number: int) -> None:
     place = WORLDS[world]
     held = hold_by_script(place.factory, SCRIPT, number=number, max_turns=place.max_turns, seed=1)
-    dialogues = [
-        Dialogue([], [], [], [], [], float(outcome), list(turns)) for turns, outcome in held
-    ]
+    dialogues = [Dialogue([], [], [], [], float(outcome), list(turns)) for turns, outcome in held]
 
     advantage_K = place.advantages(dialogues)
 
