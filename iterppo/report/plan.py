@@ -16,7 +16,7 @@ def plan_text(plan: Plan, *, cluster_size: int, base_rate: float, lift: float, p
     lines = [
         size,
         f"{plan.conversations_per_arm * plan.arms} in all {plan.arms} arms: a rate of "
-        f"{base_rate + lift:g} instead of {base_rate:g} is found with a chance of {power:.0%}",
+        f"{base_rate + lift:.12g} instead of {base_rate:g} is found with a chance of {power:.0%}",
     ]
     if plan.arms > 2:
         lines.append(
