@@ -49,7 +49,7 @@ from iterppo.lm.policy import Policy, prepare_libraries
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ESTIMATORS = ("rloo", "grpo", "ppo")
-_PAPERS = ("outcome", "prime", "itpo", "norm-itpo-sum")
+_PAPERS = ("outcome", "itpo", "norm-itpo-sum")
 PLAN = {
     "tutor": {"rloo": METHODS, "grpo": _PAPERS, "ppo": _PAPERS},
     "shop": {"rloo": ("outcome", "norm-itpo-sum", "mc-q")},
