@@ -42,9 +42,12 @@ def draw(
     )
     for row, (environment, runs) in zip(axes, studies.items(), strict=True):
         _stability(row[0], environment, runs)
-        _hits(row[1], runs)
+        _hits(row[1], environment, runs)
         for axis, estimator in zip(row[2:], estimators, strict=True):
-            _learning(axis, curves[environment], estimator)
+            if any(of == estimator for of, _ in curves[environment]):
+                _learning(axis, curves[environment], estimator, environment)
+            else:
+                axis.set_axis_off()
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
     handles = [Line2D([], [], color=colour) for colour in COLOURS.values()]
@@ -73,7 +76,7 @@ def _stability(axis: Any, environment: str, runs: Sequence[Mapping[str, Any]]) -
     axis.legend(frameon=False, fontsize=8)
 
 
-def _hits(axis: Any, runs: Sequence[Mapping[str, Any]]) -> None:
+def _hits(axis: Any, environment: str, runs: Sequence[Mapping[str, Any]]) -> None:
     for number, (which, colour) in enumerate((("best", "#4c72b0"), ("worst", "#c44e52"))):
         for place, score in enumerate(SCORES):
             value, (low, high) = over_seeds([estimate(run[which][score]) for run in runs])
@@ -86,13 +89,12 @@ def _hits(axis: Any, runs: Sequence[Mapping[str, Any]]) -> None:
                 label=f"{which} turn" if place == 0 else None,
             )
     axis.set_xticks(np.arange(len(SCORES)) + 0.19, SCORES, fontsize=8)
-    axis.set_title("share found, beside exact A", fontsize=9)
-    axis.set_ylim(0, 1.3)
-    axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axis.set_title(f"{environment}: share found, beside exact A", fontsize=9)
+    axis.set_ylim(0, 0.85)
     axis.legend(frameon=False, fontsize=8, loc="upper left", ncol=2)
 
 
-def _learning(axis: Any, curves: Curves, estimator: str) -> None:
+def _learning(axis: Any, curves: Curves, estimator: str, environment: str) -> None:
     for method, colour in COLOURS.items():
         runs = curves.get((estimator, method))
         if runs:
@@ -104,6 +106,6 @@ def _learning(axis: Any, curves: Curves, estimator: str) -> None:
                 axis.fill_between(
                     np.arange(len(mean)), mean - half, mean + half, color=colour, alpha=0.12
                 )
-    axis.set_title(f"{estimator}: success", fontsize=9)
+    axis.set_title(f"{environment}, {estimator}: success", fontsize=9)
     axis.set_xlabel("update")
     axis.set_ylim(bottom=0)
