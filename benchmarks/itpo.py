@@ -216,8 +216,17 @@ def _write(result: dict[str, Any], out: Path) -> Path:
     file = out / "itpo.json"
     if result["quick"] and file.exists() and not json.loads(file.read_text())["quick"]:
         file = out / "itpo_quick.json"
-    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(_short(result), indent=1) + "\n", encoding="utf-8")
     return file
+
+
+def _short(content: Any) -> Any:
+    """With five digits: nobody reads more, and hundreds of curves add up."""
+    if isinstance(content, dict):
+        return {key: _short(inner) for key, inner in content.items()}
+    if isinstance(content, list | tuple):
+        return [_short(inner) for inner in content]
+    return float(f"{content:.5g}") if isinstance(content, float) else content
 
 
 def _options() -> argparse.Namespace:

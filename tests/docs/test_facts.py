@@ -125,6 +125,52 @@ def test_the_page_of_configurations_names_them_all() -> None:
     assert named == {*CONFIGURATIONS, "personas.toml"}
 
 
+def told(number: float) -> str:
+    return f"{number:.2f}".replace("-", "−").replace("0.", ".", 1)
+
+
+PAID = {
+    "the outcome as a whole": "outcome",
+    "the outcome, split evenly": "uniform",
+    "Norm-ITPO, softmax of sums": "norm-itpo-sum",
+    "Norm-ITPO, softmax of means": "norm-itpo-mean",
+    "ITPO, in the batch's scale": "itpo",
+    "token rewards (PRIME)": "prime",
+    "Q̂ − V̂ of the batches alone": "mc-q",
+}
+CREDITED = {
+    "names the most valuable turn": "ITPO finds the best turn more often than guessing",
+    "names the least valuable turn": "ITPO finds the worst turn more often than guessing",
+    "Norm-ITPO's mean of tokens": "Norm-ITPO's mean finds the best turn more often than guessing",
+    "goes with the outcome": "the implicit sum goes with the outcome",
+    "the scale of plain sums drifts": "the scale of plain sums drifts",
+    "steady after PRIME's division": ("the scale is steady under PRIME's batch normalisation"),
+}
+
+
+def test_the_tables_of_itpo_are_the_recorded_benchmark() -> None:
+    recorded = json.loads((ROOT / "benchmarks/results/itpo.json").read_text(encoding="utf-8"))
+    rows = {
+        cells[0]: cells[1:]
+        for line in text_of("docs/itpo.md").splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4
+    }
+
+    assert (recorded["quick"], recorded["seeds"]) == (False, 5)
+    for name, method in PAID.items():
+        found = [recorded["success"]["tutor"].get(f"{e} {method}") for e in ("rloo", "grpo", "ppo")]
+        assert rows[name] == [
+            "" if each is None else f"{told(each[0])} [{told(each[1])}, {told(each[2])}]"
+            for each in found
+        ]
+    for start, name in CREDITED.items():
+        (row,) = [cells for first, cells in rows.items() if first.startswith(start)]
+        for world, cell in zip(("tutor", "shop"), row, strict=False):
+            claim = recorded["claims"][f"{world}: {name}"]
+            low, high = (told(end) for end in claim["interval"])
+            assert cell.endswith(f"{told(claim['value'])} [{low}, {high}]")
+
+
 def test_decisions_are_numbered_without_a_gap_and_have_four_parts() -> None:
     assert [int(name[:4]) for name in DECISIONS] == list(range(1, len(DECISIONS) + 1))
     for name in DECISIONS:
