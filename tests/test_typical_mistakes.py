@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +174,16 @@ def test_a_stage_that_is_stopped_by_hand_says_so_and_leaves_nothing(folder: Path
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell lets what it starts in the background ignore the signal, and that is inherited.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
-    while not any(Path("r").glob(".log.tmp-*/log.jsonl")) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    try:
+        while not any(Path("r").glob(".log.tmp-*/log.jsonl")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
 
     assert (process.returncode, stdout) == (130, "")
     assert stderr.startswith("iterppo: stopped. Nothing half-made was left; ")
