@@ -12,19 +12,9 @@ import pytest
 from iterppo.artifact import ArtifactWriter
 from iterppo.config import FitQConfig
 from iterppo.logs.splits import split_of
+from tests.short_log import conversation, one_line
 
 Command = Callable[..., Any]
-
-
-def conversation(name: str, *, outcome: int | None, **fields: Any) -> str:
-    messages = [
-        {"role": "customer", "content": "hi"},
-        {"role": "business", "content": "what do you need?"},
-        {"role": "customer", "content": "a roof"},
-        {"role": "business", "content": "we make roofs"},
-    ]
-    content = {"conversation_id": name, "messages": messages, "outcome": outcome, **fields}
-    return json.dumps(content) + "\n"
 
 
 def log(name: str, *, outcomes: int, number: int, num_open: int = 0, **fields: Any) -> str:
@@ -45,12 +35,6 @@ def compared(command: Command, *arguments: object) -> dict[str, Any]:
     assert (done.status, done.stderr) == (0, "")
     found: dict[str, Any] = json.loads(done.stdout, parse_constant=pytest.fail)
     return found
-
-
-def one_line(text: str) -> str:
-    assert text.endswith("\n")
-    assert text.count("\n") == 1
-    return text[:-1]
 
 
 def test_compare_gives_newcombes_interval_of_the_difference(folder: Path, command: Command) -> None:
