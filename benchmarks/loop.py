@@ -13,12 +13,14 @@ artifact is kept below `--work` until it is all done: a run that was killed, or 
 or seed is asked of, goes on where it was.
 
 The last line printed is a JSON object; `--record` writes it to `benchmarks/results/loop.json`, with
-`success[method][seed][round]`, and a figure beside it.
+`success[method][seed][round]`, and a figure beside it. Methods that were recorded before under the
+same configuration stay there: the table may be made a method at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -32,7 +34,7 @@ from benchmarks import loop_rounds
 from benchmarks.loop_figure import draw
 from benchmarks.loop_methods import METHODS
 from benchmarks.loop_statistics import of_methods, of_the_main_one
-from benchmarks.machine import machine, say
+from benchmarks.machine import commit, machine, say
 from iterppo.environments.shop_optimum import optimal_success
 from iterppo.launch import end_with_whoever_started_this
 from iterppo.lm.policy import prepare_libraries
@@ -67,10 +69,19 @@ def main() -> None:
             success[method][seed] = rates
             seconds[method].append(took_s)
             say(f"{method}, seed {seed}: " + " → ".join(f"{rate:.3f}" for rate in rates))
-    result = summary(success, options, seconds=seconds)
+    runs = {
+        method: {
+            "success": [found[seed] for seed in sorted(found)],
+            "minutes_a_seed": round(sum(seconds[method]) / len(found) / 60, 1),
+            "commit": commit(),
+        }
+        for method, found in success.items()
+    }
+    file = RESULTS / "loop.json"
+    result = summary(recorded(file, options) | runs if options.record else runs, options)
     if options.record:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "loop.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         draw(result, RESULTS / "loop.png")
     print(table(result))
     print(json.dumps({name: value for name, value in result.items() if name != "success"}))
@@ -150,24 +161,37 @@ def _one_thread() -> None:
     prepare_libraries()
 
 
-def summary(
-    success: dict[str, dict[int, list[float]]],
-    options: argparse.Namespace,
-    *,
-    seconds: dict[str, list[float]],
-) -> dict[str, Any]:
-    """What is recorded."""
-    optimum = optimal_success()
-    rates = {method: [found[seed] for seed in sorted(found)] for method, found in success.items()}
-    result: dict[str, Any] = {
-        "machine": machine(),
+def shared_by_all(options: argparse.Namespace) -> dict[str, Any]:
+    """What must be the same for methods to stand in one table."""
+    return {
         "conversations": options.conversations,
         "rounds": options.rounds,
+        "configuration": hashlib.sha256(loop_rounds.CONFIG.read_bytes()).hexdigest()[:12],
+    }
+
+
+def recorded(file: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Runs of methods that a file holds; none where they were made under another configuration."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    same = all(found.get(name) == value for name, value in shared_by_all(options).items())
+    columns = ("success", "minutes_a_seed", "commit")
+    return {
+        method: {column: found[column][method] for column in columns}
+        for method in (found["success"] if same else ())
+    }
+
+
+def summary(runs: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What is recorded."""
+    runs = {method: runs[method] for method in METHODS if method in runs}
+    optimum = optimal_success()
+    rates = {method: run["success"] for method, run in runs.items()}
+    result: dict[str, Any] = {
+        "machine": machine(),
+        **shared_by_all(options),
         "optimum": round(optimum, 4),
-        "minutes": round(sum(map(sum, seconds.values())) / 60 / options.processes, 1),
-        "minutes_a_seed": {
-            method: round(sum(found) / len(found) / 60, 1) for method, found in seconds.items()
-        },
+        "commit": {method: run["commit"] for method, run in runs.items()},
+        "minutes_a_seed": {method: run["minutes_a_seed"] for method, run in runs.items()},
         "success": rates,
         "methods": of_methods(rates),
     }

@@ -23,8 +23,8 @@ def of_the_main_one(rates: Rates, *, main: str, optimum: float) -> dict[str, Any
 
     seeds_rising: in how many seeds every round's policy is better than the one before;
     share_of_optimum: the last policy's, and by seed; ahead_of: of every other method, the paired
-    difference of the last policies over seeds, with its 95 % interval (t, of the seeds'
-    differences); separated: whether that interval lies above 0.
+    difference of the last policies over the seeds that both have, with its 95 % interval (t, of the
+    seeds' differences); separated: whether that interval lies above 0.
     """
     own = np.array(rates[main])
     last = own[:, -1]
@@ -32,7 +32,8 @@ def of_the_main_one(rates: Rates, *, main: str, optimum: float) -> dict[str, Any
     for method, found in rates.items():
         if method == main:
             continue
-        numbers = _intervals((last - np.array(found)[:, -1])[:, None])
+        S = min(len(last), len(found))
+        numbers = _intervals((last[:S] - np.array(found)[:S, -1])[:, None])
         ahead[method] = {name: ends[0] for name, ends in numbers.items()}
         if "low" in numbers:
             ahead[method]["separated"] = numbers["low"][0] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load_before": os.getloadavg()[0],
     }
+
+
+def commit() -> str | None:
+    """Of this tree, "+" behind it where something is not committed; None where git knows none."""
+    said = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    found = subprocess.run(said, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def say(text: str) -> None:

@@ -1,12 +1,15 @@
 """`benchmarks.loop`: what its numbers say, and that nothing is made twice."""
 
+import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.loop import table
+from benchmarks import loop_rounds
+from benchmarks.loop import recorded, summary, table
 from benchmarks.loop_methods import pay_for_acceptance
 from benchmarks.loop_rounds import TOOK, Settings, collect, made, seconds, start, success
 from benchmarks.loop_statistics import of_methods, of_the_main_one
@@ -59,6 +62,38 @@ def test_the_table_has_a_line_a_method() -> None:
 
     assert [line.split()[0] for line in lines[2:]] == ["ppo", "cloning"]
     assert "0.450 [0.235, 0.665]" in lines[2]
+
+
+def test_methods_of_one_configuration_are_recorded_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "loop.json"
+    options = argparse.Namespace(conversations=2000, rounds=2)
+    runs = {
+        method: {"success": rates, "minutes_a_seed": 7.0, "commit": method}
+        for method, rates in RATES.items()
+    }
+    cloning = {"cloning": runs["cloning"]}
+    assert recorded(file, options) == {}, "there is no file"
+    file.write_text(json.dumps(summary(cloning, options)), encoding="utf-8")
+
+    assert recorded(file, options) == cloning
+    assert recorded(file, argparse.Namespace(conversations=600, rounds=2)) == {}
+    both = summary(recorded(file, options) | {"ppo": runs["ppo"]}, options)
+    assert list(both["success"]) == ["ppo", "cloning"], "in the order of the methods"
+    assert both["commit"] == {"ppo": "ppo", "cloning": "cloning"}
+    assert both["ahead_of"]["cloning"]["mean"] == 0.3
+    other = tmp_path / "loop.toml"
+    other.write_text("[ppo]\nupdates = 1\n", encoding="utf-8")
+    monkeypatch.setattr(loop_rounds, "CONFIG", other)
+    assert recorded(file, options) == {}
+
+
+def test_methods_are_compared_on_the_seeds_that_both_have() -> None:
+    rates = {"ppo": RATES["ppo"], "cloning": RATES["cloning"][:2]}
+
+    ahead = of_the_main_one(rates, main="ppo", optimum=1.0)["ahead_of"]["cloning"]
+    assert ahead["mean"] == 0.35, "of .5 − .2 and .5 − .1"
 
 
 def test_acceptance_is_paid_where_the_suggestion_was_sent(
