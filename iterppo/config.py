@@ -519,16 +519,17 @@ class PPOConfig(StageConfig):
     best_of: CountOrZero = 4
     """N of the baseline that the result is told beside: the first policy, and the best of N of its
     suggestions by the same Q; 0 or 1: none."""
-    kl_budget: NonNegative = 10.0
+    kl_budget: NonNegative = 25.0
     """KL from the first policy, in nats per completion, beyond which training stops; 0: none."""
     least_entropy: Share = 0.1
     """Training stops where a completion's entropy falls below this share of the first policy's."""
     least_distinct: Share = 0.25
     """Training stops where the share of distinct bigrams in what is said falls below this share of
     the first policy's."""
-    judge_fall: NonNegative = 1.0
+    judge_fall: NonNegative = 2.0
     """Training stops where the judge (`--judge`, Q of other conversations) falls by so many
-    standard errors below its best while the reward still rises; 0: never."""
+    standard errors below its best while the reward still rises; 0: never. By one it falls by chance
+    alone in one reading of six."""
 
     @model_validator(mode="after")
     def _check(self) -> PPOConfig:
