@@ -257,45 +257,53 @@ def climb(folder: Path, *, seed: int, updates: int, kappa: float) -> list[dict[s
     return [{"reading": asdict(reading), "gold": gold} for reading, gold in readings]
 
 
+COLOURS = {"proxy": "#c44e52", "heldout": "#dd8452", "gold": "#4c72b0"}
+LABELS = {
+    "proxy": "reward: Q̂ of one half",
+    "heldout": "Q̂ of the other half",
+    "gold": "the truth, $Q^\\pi$",
+}
+
+
 def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
-    """Proxy, held-out and gold against KL, a panel a seed; where the rule stops, what it keeps."""
+    """Proxy, held-out and gold against updates and against KL, a column a seed; where the rule
+    stops, and what it keeps."""
     mpl.use("Agg")
     figure, axes = plt.subplots(
-        1, len(runs), figsize=(3.2 * len(runs), 3.2), sharey=True, squeeze=False
+        2, len(runs), figsize=(3.2 * len(runs), 5.6), sharey=True, squeeze=False
     )
-    colours = {"proxy": "#c44e52", "heldout": "#dd8452", "gold": "#4c72b0"}
-    labels = {
-        "proxy": "reward: Q̂ of one half",
-        "heldout": "Q̂ of the other half",
-        "gold": "the truth, Q^π",
-    }
-    for number, (axis, run) in enumerate(zip(axes[0], runs, strict=True)):
-        mean = run["mean"]
-        for name, colour in colours.items():
-            axis.plot(
-                [point["kl"] for point in mean],
-                [point[name] for point in mean],
-                color=colour,
-                label=labels[name],
+    against = {"update": "updates", "kl": "KL(π‖π₀), nats per completion"}
+    for row, (x, label) in zip(axes, against.items(), strict=True):
+        for axis, run in zip(row, runs, strict=True):
+            mean, bound = run["mean"], run["lower_bound"]
+            for name, colour in COLOURS.items():
+                _plot(axis, mean, x, name, color=colour, label=LABELS[name])
+            _plot(
+                axis,
+                bound,
+                x,
+                "gold",
+                color=COLOURS["gold"],
+                linestyle=":",
+                label="the truth, with κ = 1",
             )
-        bound = run["lower_bound"]
-        axis.plot(
-            [point["kl"] for point in bound],
-            [point["gold"] for point in bound],
-            color=colours["gold"],
-            linestyle=":",
-            label="the truth, with κ = 1",
-        )
-        kept = mean[run["kept"]]
-        axis.plot(kept["kl"], kept["gold"], "o", color=colours["gold"], label="kept")
+            kept = mean[run["kept"]]
+            axis.plot(kept[x], kept["gold"], "o", color=COLOURS["gold"], label="kept")
+            axis.set_xlabel(label, fontsize=9)
+            axis.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel("discounted outcomes")
+    for number, (axis, run) in enumerate(zip(axes[0], runs, strict=True)):
         axis.set_title(f"seed {number}", fontsize=9)
-        axis.set_xlabel("KL(π‖π₀), nats per completion")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("discounted outcomes")
+        axis.axvline(run["stop"], color="#8c8c8c", linewidth=0.8, label="stopped")
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="upper center", ncol=len(names), frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0, 1, 0.9))
-    figure.savefig(file, dpi=130)
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _plot(axis: Any, points: Sequence[Mapping[str, float]], x: str, y: str, **how: Any) -> None:
+    axis.plot([point[x] for point in points], [point[y] for point in points], **how)
 
 
 def _line(run: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import iterppo
-from iterppo.config import InitConfig
+from iterppo.config import InitConfig, PPOConfig
 from iterppo.config_loading import load_config
 from iterppo.lm.rendering import decisions
 from iterppo.lm.trl_arguments import shares
@@ -87,6 +87,30 @@ def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
         for seed, rates in enumerate(seeds)
     }
     assert f"the optimum of {found['optimum']:.3f}" in " ".join(text_of("docs/shop.md").split())
+
+
+def test_the_table_of_stops_is_the_recorded_benchmark() -> None:
+    results = ROOT / "benchmarks" / "results" / "overoptimisation.json"
+    found = json.loads(results.read_text(encoding="utf-8"))
+    words = {"KL": "KL", "distinct": "bigrams", "Q": "the judge"}
+    wanted = []
+    for seed, run in enumerate(found["seeds"]):
+        gold = [point["gold"] for point in run["mean"]]
+        wanted.append(
+            [
+                *(str(seed), f"{gold[0]:.3f}", f"{max(gold):.3f}", f"{gold[-1]:.3f}"),
+                f"{run['stop']}: {words[run['reason'].split()[0]]}",
+                *(f"{gold[run['kept']]:.3f}", f"{run['gold_share']:.3f}"),
+                f"{run['gain_share']:.2f}",
+                f"{max(point['gold'] for point in run['lower_bound']):.3f}",
+            ]
+        )
+
+    rows = re.findall(r"^\| \d \| 0\..*$", text_of("docs/choosing.md"), re.M)
+    assert [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows] == wanted
+    assert found["within_a_tenth"] == len(wanted) == 5, "in all five"
+    defaults = PPOConfig()
+    assert (defaults.kl_budget, defaults.judge_fall) == (25, 2)
 
 
 def test_the_speed_beside_trl_is_the_recorded_benchmark() -> None:
