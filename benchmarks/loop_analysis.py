@@ -102,16 +102,16 @@ def main() -> None:
 
 def of_round(place: Path, before: Path) -> dict[str, float]:
     """One round: its log, its Q, and the policy that came of it."""
-    conversations = _conversations(place)
+    conversations = conversations_of(place)
     counted = Counted(conversations)
     solution = ShopSolution(counted, gamma=GAMMA)
-    states = _states([c for c in conversations if c[0]["split"] == "heldout"])
+    states = states_of([c for c in conversations if c[0]["split"] == "heldout"])
     exact_SA = np.array(
         [[solution.value(turns, text) for text in texts] for turns, texts in states]
     )
     policy_SA = _probabilities(counted, states)
     q = QFunction.load(place / "q" / "model")
-    prompts = _prompts(before, [turns for turns, _ in states])
+    prompts = prompts_of(before, [turns for turns, _ in states])
     q_SA = np.array(
         [
             q([prompt] * len(texts), texts)
@@ -120,7 +120,7 @@ def of_round(place: Path, before: Path) -> dict[str, float]:
     )
     visible = VisibleQ(
         _trained_on(conversations),
-        _trained_on([turns for folder in _before(place) for turns in _conversations(folder)]),
+        _trained_on([turns for folder in _before(place) for turns in conversations_of(folder)]),
         gamma=GAMMA,
     )
     visible_SA = np.array([[visible(turns, text) for text in texts] for turns, texts in states])
@@ -155,7 +155,8 @@ def _correlation(policy_SA: Array, advantage_SA: Array, q_SA: Array) -> float:
     return float(both / np.sqrt(squares))
 
 
-def _conversations(folder: Path) -> list[list[dict[str, Any]]]:
+def conversations_of(folder: Path) -> list[list[dict[str, Any]]]:
+    """Of a round, as rows of trajectories."""
     source = open_artifact(folder / "trajectories", "trajectories")
     return [list(turns) for turns in source.conversations()]
 
@@ -190,9 +191,11 @@ def tilted(policy_SA: Array, q_SA: Array, kl: float) -> Array:
     return np.asarray(new_SA)
 
 
-def _states(
+def states_of(
     conversations: Sequence[Sequence[Mapping[str, Any]]],
 ) -> list[tuple[Sequence[Mapping[str, Any]], list[str]]]:
+    """A state of each conversation at random, as its turns so far; one wording each of all that can
+    be said there."""
     random = Random("states")
     found = []
     for turns in random.sample(list(conversations), min(STATES, len(conversations))):
@@ -211,7 +214,8 @@ def _probabilities(counted: Counted, states: Sequence[tuple[Any, Any]]) -> Array
     return np.asarray(policy_SA / policy_SA.sum(axis=1, keepdims=True))
 
 
-def _prompts(policy: Path, states: Sequence[Sequence[Mapping[str, Any]]]) -> list[Any]:
+def prompts_of(policy: Path, states: Sequence[Sequence[Mapping[str, Any]]]) -> list[Any]:
+    """States as the policy reads them."""
     system_prompt = load_policy(policy).settings.system_prompt
     return [list(decisions(turns, system_prompt=system_prompt))[-1].state for turns in states]
 

@@ -15,7 +15,7 @@ Rates = Mapping[str, Sequence[Sequence[float]]]
 
 def of_methods(rates: Rates) -> dict[str, dict[str, list[float]]]:
     """Mean over seeds of every round, with its 95 % interval."""
-    return {method: _intervals(np.array(found)) for method, found in rates.items()}
+    return {method: intervals(np.array(found)) for method, found in rates.items()}
 
 
 def of_the_main_one(rates: Rates, *, main: str, optimum: float) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def of_the_main_one(rates: Rates, *, main: str, optimum: float) -> dict[str, Any
         if method == main:
             continue
         S = min(len(last), len(found))
-        numbers = _intervals((last[:S] - np.array(found)[:S, -1])[:, None])
+        numbers = intervals((last[:S] - np.array(found)[:S, -1])[:, None])
         ahead[method] = {name: ends[0] for name, ends in numbers.items()}
         if "low" in numbers:
             ahead[method]["separated"] = numbers["low"][0] > 0
@@ -45,7 +45,7 @@ def of_the_main_one(rates: Rates, *, main: str, optimum: float) -> dict[str, Any
     }
 
 
-def _intervals(rate_SK: np.ndarray) -> dict[str, list[float]]:
+def intervals(rate_SK: np.ndarray) -> dict[str, list[float]]:
     """Mean over seeds, and its interval by Student's t; of one seed there is none."""
     S = len(rate_SK)
     mean_K = rate_SK.mean(axis=0)

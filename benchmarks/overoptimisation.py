@@ -225,6 +225,8 @@ def climb(folder: Path, *, seed: int, updates: int, kappa: float) -> list[dict[s
     config = PPOConfig(
         seed=seed,
         updates=updates,
+        completions_per_prompt=2,
+        baseline="none",
         kappa=kappa,
         kl_coefficient=0.0,
         watch_updates=2,

@@ -87,6 +87,8 @@ def configuration(task: Task) -> PPOConfig:
     given = {
         "updates": task.updates,
         "completions_per_update": task.completions_per_update,
+        "completions_per_prompt": 2,  # as near to the peer's one as there is
+        "baseline": "none",  # of which the peer has none
         "minibatches": task.minibatches,
         "microbatch_size": task.microbatch_size,
         "epochs": task.epochs,
@@ -99,9 +101,8 @@ def configuration(task: Task) -> PPOConfig:
         "lambda": task.lambda_,
         "critic_samples": task.critic_samples,
         "seed": task.seed,
+        "generation": task.generation,
     }
-    if "generation" in PPOConfig.model_fields:
-        given["generation"] = task.generation
     return PPOConfig.model_validate(given)
 
 

@@ -438,13 +438,13 @@ class PPOConfig(StageConfig):
 
     algorithm: Literal["ppo", "grpo", "rloo"] = "ppo"
     """`ppo`: advantages of tokens, by a critic; `grpo`, `rloo`: of completions, against the others
-    of their prompt (four or more `completions_per_prompt` make sense), without a critic."""
+    of their prompt, without a critic."""
     updates: Count = 16
     """Generation batches, each followed by `epochs` passes over it."""
     completions_per_update: Count = 128
     """Completions sampled for an update."""
-    completions_per_prompt: Annotated[int, Field(ge=2)] = 2
-    """Completions sampled for each prompt."""
+    completions_per_prompt: Annotated[int, Field(ge=2)] = 8
+    """Completions sampled for each prompt, which is read once for all of them."""
     minibatches: Count = 2
     """Optimiser steps per pass over an update's completions."""
     microbatch_size: Count = 16
@@ -472,10 +472,11 @@ class PPOConfig(StageConfig):
     """Clip range of the value around its estimate at sampling; 0: none."""
     kappa: NonNegative = 0.0
     """κ: the reward is Q less κ times its spread over the ensemble; more is more cautious."""
-    baseline: Literal["none", "others"] = "none"
+    baseline: Literal["none", "others"] = "others"
     """`others`: the reward is less the mean reward of the prompt's other completions. How good the
     state is cancels, so that the critic need not know: less noise with four or more
-    `completions_per_prompt` (`ppo`; `grpo` and `rloo` have baselines of their own)."""
+    `completions_per_prompt`. `none`: the reward is Q itself. (`ppo`; `grpo` and `rloo` have
+    baselines of their own.)"""
     kl_coefficient: NonNegative = 0.03
     """β: what a nat of KL from the first policy costs, in units of Q."""
     kl_in: Literal["reward", "loss"] = "reward"
@@ -535,8 +536,8 @@ class PPOConfig(StageConfig):
     def _check(self) -> PPOConfig:
         if self.baseline == "others" and self.critic_warmup == "returns":
             raise ValueError(
-                "returns of the log have no others to be compared with: baseline others needs "
-                "critic_warmup q"
+                "critic_warmup returns needs baseline none: a return of the log has no others to be "
+                "compared with"
             )
         return self
 

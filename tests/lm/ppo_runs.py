@@ -17,6 +17,8 @@ def config(**settings: Any) -> PPOConfig:
     usual = {
         "updates": 1,
         "completions_per_update": 16,
+        "completions_per_prompt": 2,
+        "baseline": "none",
         "minibatches": 2,
         "microbatch_size": 4,
         "epochs": 1,
@@ -29,6 +31,8 @@ def config(**settings: Any) -> PPOConfig:
 
 KNOWN = {
     "completions_per_update": 64,
+    "completions_per_prompt": 2,
+    "baseline": "none",
     "microbatch_size": 32,
     "epochs": 2,
     "learning_rate": 1e-3,

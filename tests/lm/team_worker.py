@@ -59,6 +59,8 @@ def train(
     usual = {
         "updates": 2,
         "completions_per_update": 16,
+        "completions_per_prompt": 2,
+        "baseline": "none",
         "minibatches": 2,
         "microbatch_size": 4,
         "epochs": 1,

@@ -28,7 +28,7 @@ def test_the_steps_of_the_plan_are_the_trainers(policy: Policy, tmp_path: Path) 
     _, line, _ = training_plan(config, policy, q_model=None)
 
     assert line.endswith(f", {steps} in all")
-    assert "3 updates of 96 completions (48 prompts, 2 each), 288 in all" in line
+    assert "3 updates of 96 completions (12 prompts, 8 each), 288 in all" in line
     assert "12 optimiser steps (4 epochs × 3 minibatches of 32, 16 at a time)" in line
 
 
@@ -47,7 +47,9 @@ def test_the_models_of_the_plan_are_those_in_memory(beta: float, policy: Policy)
 
 def test_more_at_a_time_is_more_memory(policy: Policy) -> None:
     few, many = (
-        estimated_memory(PPOConfig(microbatch_size=size), policy, q_parameters=0).work
+        estimated_memory(
+            PPOConfig(microbatch_size=size, completions_per_prompt=2), policy, q_parameters=0
+        ).work
         for size in (8, 64)
     )
 
