@@ -73,7 +73,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": machine(),
         "commit": commit(),
-        "configurations": {chosen: _summary(steps) for chosen, steps in found.items()},
+        "configurations": {chosen: summary(steps) for chosen, steps in found.items()},
     }
     if options.record:
         RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -132,7 +132,8 @@ def _gains(place: Path, before: Path, after: Path) -> tuple[float, float]:
     return float(gain), float(of_q)
 
 
-def _summary(steps: list[dict[str, float]]) -> dict[str, Any]:
+def summary(steps: list[dict[str, float]]) -> dict[str, Any]:
+    """Means over seeds, and each seed's gain."""
     gain = intervals(np.array([[step["gain"]] for step in steps]))
     means = {
         name: round(float(np.mean([step[name] for step in steps])), 4)
