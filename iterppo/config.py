@@ -536,8 +536,8 @@ class PPOConfig(StageConfig):
     def _check(self) -> PPOConfig:
         if self.baseline == "others" and self.critic_warmup == "returns":
             raise ValueError(
-                "critic_warmup returns needs baseline none: a return of the log has no others to be "
-                "compared with"
+                "critic_warmup returns needs baseline none: a return of the log has no others to "
+                "be compared with"
             )
         return self
 

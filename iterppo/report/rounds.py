@@ -10,7 +10,7 @@ from iterppo.artifact import MANIFEST, Manifest, read_manifest
 from iterppo.errors import ArtifactError
 from iterppo.progress import duration, warn
 
-HEADER = f"{'round':<12}{'success':<26}{'return':<10}{'Q':<8}{'KL':<10}time"
+HEADER = f"{'round':<12}{'success':<26}{'return':<10}{'Q':<24}{'KL':<10}time"
 
 
 def rounds_of(folder: Path) -> list[Path]:
@@ -42,8 +42,9 @@ def round_result(folder: Path) -> dict[str, Any]:
 
     success: share of its conversations that ended in the outcome, with Wilson's 95 % interval where
     they were simulated; return: mean of conversations, weighted for those that were still open;
-    verdict: Q's; kl: of the policy that the round made, from the one before, in nats per
-    completion; seconds: that making its artifacts took.
+    verdict: Q's; turns_earlier: of earlier rounds, that Q learned from besides; kl: of the policy
+    that the round made, from the one before, in nats per completion; seconds: that making its
+    artifacts took.
     """
     made = _artifacts(folder)
     log, returns, q, policy = (made.get(name) for name in ("log", "returns", "q", "policy"))
@@ -60,6 +61,7 @@ def round_result(folder: Path) -> dict[str, Any]:
     return result | {
         "return": returns.metrics.get("mean_return_weighted") if returns else None,
         "verdict": q.metrics.get("verdict") if q else None,
+        "turns_earlier": q.counts.get("turns_earlier", 0) if q else None,
         "kl": metrics.get("watched_kl_kept", metrics.get("kl_last")),
         "seconds": sum(s for s in times if s is not None) if any(times) else None,
     }
@@ -71,10 +73,13 @@ def round_line(result: Mapping[str, Any]) -> str:
     if result["low"] is not None:
         success += f" [{result['low']:.3f}, {result['high']:.3f}]"
     kl = "–" if result["kl"] is None else f"{result['kl']:.2f} nat"
+    verdict = result["verdict"] or "–"
+    if result["turns_earlier"]:
+        verdict += f", +{result['turns_earlier']:,} turns"
     took = "–" if result["seconds"] is None else duration(result["seconds"])
     return (
         f"{result['round']:<12}{success:<26}{_number(result['return']):<10}"
-        f"{result['verdict'] or '–':<8}{kl:<10}{took}"
+        f"{verdict:<24}{kl:<10}{took}"
     )
 
 

@@ -47,7 +47,9 @@ def test_a_whole_round_in_a_line(run: Path) -> None:
     line = round_line(result)
 
     assert result["seconds"] >= 0
-    assert line.startswith("000         0.250 [0.200, 0.310]      0.240     weak    0.50 nat  ")
+    assert line.startswith(
+        "000         0.250 [0.200, 0.310]      0.240     weak                    0.50 nat  "
+    )
     assert HEADER.index("return") == line.index("0.240")
     assert HEADER.index("time") == line.index("nat") + 5
 
@@ -58,6 +60,20 @@ def test_a_round_of_real_logs_counts_conversations_that_ended(run: Path) -> None
     assert result["success"] == 0.25
     assert result["low"] is result["return"] is result["verdict"] is result["kl"] is None
     assert round_line(result).split()[:5] == ["001", "0.250", "–", "–", "–"]
+
+
+def test_what_q_learned_of_earlier_rounds_is_told(run: Path) -> None:
+    place = run / "001"
+    with ArtifactWriter(
+        place / "q", kind="q", stage="returns", config=ReturnsConfig(), inputs={}
+    ) as writer:
+        writer.count("turns_earlier", 9120)
+        writer.metrics["verdict"] = "usable"
+    result = round_result(place)
+
+    assert result["turns_earlier"] == 9120
+    assert "–         usable, +9,120 turns    –  " in round_line(result)
+    assert round_result(run / "000")["turns_earlier"] == 0
 
 
 def test_a_damaged_artifact_is_told_of_and_hides_no_other(
