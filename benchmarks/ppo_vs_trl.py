@@ -15,8 +15,9 @@ threads. What differs:
 
 * critic: ours a head on the policy's backbone; the peer's a second model of the policy's size,
   which starts from the policy's weights and a head of zeros. It has no other way.
-* prompts of an update: ours half as many, each completed twice (TRL's GRPOTrainer, on which ours
-  stands, knows no less than two), and read once for both; the peer's all drawn singly.
+* prompts of an update: where speed is measured ours half as many, each completed twice (TRL's
+  GRPOTrainer, on which ours stands, knows no less than two), and read once for both; the peer's all
+  drawn singly.
 * microbatches: ours of 16 (of 8 for the large policy); the peer's are its minibatches, since its
   accumulation runs on over minibatches and would take one step an epoch.
 * a truncated completion: ours is paid the critic's estimate, the peer's its reward.
@@ -29,8 +30,11 @@ completions of the same lengths.
 
 memory_ratio: the most memory that the process ever held (VmHWM), libraries included, ours / peer.
 
-learning: mean reward of the first and the last updates, at equal numbers of completions and each at
-the better of two learning rates (the mean over the updates decides).
+learning: mean reward of every update, over three seeds, at equal numbers of completions, each side
+at the better of two learning rates (the mean over updates and seeds decides). Here ours completes a
+prompt as often as `ppo` does by default, and with its baseline. learning_ahead: ours less the
+peer's, over all updates and over the last four, with a 95 % interval (Student's t, of the seeds'
+differences).
 
 seconds_…: where the processor's seconds of an update go. old: log-probabilities and values of
 what was sampled, where they are computed anew. generation_of_bound: what generation takes / the
@@ -59,12 +63,15 @@ import venv
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.loop_statistics import intervals
 from benchmarks.machine import machine, say
 from benchmarks.ppo_task import TASK, Result, Task, read_result, write
+from iterppo.config import PPOConfig
 from iterppo.lm.cloning import Example, clone
 from iterppo.lm.policy import prepare_libraries, save_policy
 from iterppo.lm.rendering import Message, Renderer
@@ -81,6 +88,8 @@ SIGNS_SAID = 200
 """How many of the signs occur in prompts and in what the policy is taught."""
 NO_LEARNING = 1e-9
 LEARNING_RATES = (3e-4, 1e-3)
+LEARNING_UPDATES = 16
+LEARNING_SEEDS = 3
 SYSTEM = "Go!"
 
 
@@ -347,24 +356,32 @@ def measure_speed(
 
 def measure_learning(task: Task, pythons: dict[str, str]) -> dict[str, Any]:
     """Mean rewards of updates, each side at the better of two learning rates."""
-    updates = 16
+    defaults = PPOConfig()
+    changed = dataclasses.replace(
+        task,
+        updates=LEARNING_UPDATES,
+        completions_per_prompt=defaults.completions_per_prompt,
+        baseline=defaults.baseline,
+    )
     found: dict[str, Any] = {}
+    best: dict[str, np.ndarray] = {}
     for side in SIDES:
         curves = {}
         for rate in LEARNING_RATES:
             say(f"learning, {side}, at {rate}")
-            changed = dataclasses.replace(task, updates=updates, learning_rate=rate)
-            curves[rate] = run(side, changed, pythons).scores
-        best = max(curves, key=lambda rate: statistics.mean(curves[rate]))
+            of_seeds = [
+                run(side, dataclasses.replace(changed, learning_rate=rate, seed=seed), pythons)
+                for seed in range(LEARNING_SEEDS)
+            ]
+            curves[rate] = np.array([one.scores for one in of_seeds])
+        chosen = max(curves, key=lambda rate: curves[rate].mean())
+        best[side] = curves[chosen]
         suffix = "" if side == "ours" else "_peer"
-        found[f"learning{suffix}"] = [round(score, 3) for score in curves[best]]
-        found[f"learning_rate{suffix}"] = best
-    gained = {
-        name: statistics.mean(found[name][-3:]) - found[name][0]
-        for name in ("learning", "learning_peer")
-    }
-    found["learning_gain"] = round(gained["learning"], 3)
-    found["learning_gain_peer"] = round(gained["learning_peer"], 3)
+        found[f"learning{suffix}"] = curves[chosen].mean(axis=0).round(3).tolist()
+        found[f"learning_rate{suffix}"] = chosen
+    ahead_SU = best["ours"] - best["peer"]
+    found["learning_ahead"] = intervals(ahead_SU.mean(axis=1, keepdims=True))
+    found["learning_ahead_last"] = intervals(ahead_SU[:, -4:].mean(axis=1, keepdims=True))
     return found
 
 
