@@ -444,7 +444,7 @@ class PPOConfig(StageConfig):
     completions_per_update: Count = 128
     """Completions sampled for an update."""
     completions_per_prompt: Annotated[int, Field(ge=2)] = 8
-    """Completions sampled for each prompt, which is read once for all of them."""
+    """Completions sampled for each prompt."""
     minibatches: Count = 2
     """Optimiser steps per pass over an update's completions."""
     microbatch_size: Count = 16
@@ -475,8 +475,8 @@ class PPOConfig(StageConfig):
     baseline: Literal["none", "others"] = "others"
     """`others`: the reward is less the mean reward of the prompt's other completions. How good the
     state is cancels, so that the critic need not know: less noise with four or more
-    `completions_per_prompt`. `none`: the reward is Q itself. (`ppo`; `grpo` and `rloo` have
-    baselines of their own.)"""
+    `completions_per_prompt`, and the same gradient with `gamma` 1. `none`: the reward is Q itself,
+    for two or three completions. (`ppo`; `grpo` and `rloo` have baselines of their own.)"""
     kl_coefficient: NonNegative = 0.03
     """β: what a nat of KL from the first policy costs, in units of Q."""
     kl_in: Literal["reward", "loss"] = "reward"
@@ -495,8 +495,9 @@ class PPOConfig(StageConfig):
     """`head`: values are read by the policy's own backbone; `separate`: by a copy of it, which is
     trained beside the policy, for more memory and time. `ppo` only."""
     critic_warmup: Literal["q", "returns"] = "q"
-    """What the value head is fitted on before the first update: completions of the first policy,
-    worth their Q; or suggestions of the log, worth their returns (reads the trajectories)."""
+    """What the value head is fitted on before the first update. `q`: completions of the first
+    policy, worth what updates will pay for them; `returns`: suggestions of the log, worth their
+    returns (reads the trajectories; with `baseline` none)."""
     critic_samples: CountOrZero = 512
     """Completions, or suggestions of the log, for that; 0: the value head starts at zero."""
     max_gradient_norm: Positive = 1.0
@@ -534,7 +535,8 @@ class PPOConfig(StageConfig):
 
     @model_validator(mode="after")
     def _check(self) -> PPOConfig:
-        if self.baseline == "others" and self.critic_warmup == "returns":
+        warms_up = self.algorithm == "ppo" and self.critic_samples > 0
+        if warms_up and self.baseline == "others" and self.critic_warmup == "returns":
             raise ValueError(
                 "critic_warmup returns needs baseline none: a return of the log has no others to "
                 "be compared with"
@@ -641,7 +643,7 @@ class EvaluateConfig(StageConfig):
     tolerance: NonNegative = 0.0
     """Loss that the gate puts up with: the lower end of the improvement's interval must lie above
     minus so many outcomes a conversation."""
-    kl_budget: NonNegative = 10.0
+    kl_budget: NonNegative = 25.0
     """KL from the old policy, in nats per suggestion, beyond which the gate holds; 0: none."""
     least_verdict: Literal["any", "weak", "usable"] = "weak"
     """The least verdict on the Q that the policy was trained on (`--q`)."""

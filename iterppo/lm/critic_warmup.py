@@ -1,7 +1,7 @@
 """What the critic is fitted on before the first update: completions, and what they are worth.
 
-q         completions of the policy as it is, worth Q̂: what updates will pay, without the noise
-          of outcomes, on the policy's own words
+q         completions of the policy as it is, worth what updates will pay: Q̂, or what they have over
+          the others of their prompt; without the noise of outcomes, on the policy's own words
 returns   suggestions of the log, worth the return that followed: unbiased where Q̂ is not, as
           noisy as outcomes are
 """

@@ -522,7 +522,8 @@ class PPOTrainer(CompletionTrainer):
         mask_BT = batch["completion_mask"].bool()
         mean_advantage_B = (advantage_BT * mask_BT).sum(1) / mask_BT.sum(1)
         metrics = self._metrics["train"]
-        # What was paid: a text that was cut off was scored as if it were finished.
+        # Before any baseline. A text that was cut off was scored as if it were finished, and is not
+        # paid.
         metrics["q"].append((self._scores_B * terminated_B).mean().item())
         if "ref_per_token_logps" in batch:  # without a reference the distance is not known, not 0
             metrics["kl_per_completion"].append(kl_BT.sum(1).mean().item())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
+
 from iterppo.config import PPOConfig
 from iterppo.lm.policy import Policy
+from iterppo.lm.shared_prompts import can_share
 
 LIBRARIES_MB = 450
 """torch, transformers, trl and datasets, before anything is loaded."""
@@ -83,7 +86,9 @@ def estimated_memory(config: PPOConfig, policy: Policy, *, q_parameters: int) ->
     trained = 2 if _own_backbone(config) else 1
     copies += trained - 1
     microbatch = config.microbatch_size
-    rows = -(-microbatch // config.completions_per_prompt)
+    # On an accelerator every completion is a row, with a copy of its prompt.
+    shares = not torch.accelerator.is_available() and can_share(policy.model.config)
+    rows = -(-microbatch // config.completions_per_prompt) if shares else microbatch
     tokens = rows * prompt + microbatch * written
     activations = tokens * layers * (_PER_LAYER[0] * width + _PER_LAYER[1] * feed_forward)
     logits = 4 * microbatch * written * shape.vocab_size

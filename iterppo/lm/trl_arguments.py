@@ -106,7 +106,8 @@ def shares(config: PPOConfig, *, processes: int) -> tuple[int, int]:
     if config.completions_per_update // config.completions_per_prompt % processes:
         raise ValueError(
             f"the prompts of an update, {config.completions_per_update} / "
-            f"{config.completions_per_prompt}, do not divide into {processes} processes"
+            f"{config.completions_per_prompt}, do not divide into {processes} processes; raise "
+            "completions_per_update or lower completions_per_prompt"
         )
     if config.kl_target and not config.kl_coefficient:
         raise ValueError("kl_target needs a kl_coefficient above 0 to begin with")

@@ -46,7 +46,8 @@ def less_the_others(score_B: Tensor, ended_B: Tensor, *, per_prompt: int) -> Ten
         R_k − mean_{j≠k, ended} R_j
 
     As a reward it has the gradient of R_k in expectation, since what is subtracted does not depend
-    on completion k. Whose others were all cut off has nothing to be compared with: 0.
+    on completion k (γ = 1). Whose others were all cut off has nothing to be compared with and gets
+    0: where most completions are cut off, less is learned than was paid for.
 
     Args:
         score_B: R, of whatever kind where a completion was cut off.

@@ -85,3 +85,10 @@ def test_the_steps_are_those_of_the_configuration(start: Start) -> None:
     assert run.trainer.state.global_step == 3 * 2 * 4
     assert sorted({row["step"] for row in run.samples}) == [0, 8, 16]
     assert len([row for row in run.trainer.state.log_history if "q" in row]) == 3
+
+
+def test_returns_of_the_log_have_no_others_and_matter_to_a_critic_alone() -> None:
+    with pytest.raises(ValueError, match="critic_warmup returns needs baseline none"):
+        PPOConfig(critic_warmup="returns")
+    for settings in ({"baseline": "none"}, {"algorithm": "grpo"}, {"critic_samples": 0}):
+        assert config(**{"baseline": "others", "critic_warmup": "returns"} | settings)

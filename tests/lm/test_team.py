@@ -32,7 +32,10 @@ needs_deepspeed = pytest.mark.skipif(
 
 FULL: dict[str, Any] = {}
 # Watched too: at ZeRO 3 every look at the policy is one that all processes take part in.
-ADAPTERS = {"lora_rank": 4, "watched": True, "watch_updates": 1, "best_of": 2}
+ADAPTERS = {
+    **{"lora_rank": 4, "watched": True, "watch_updates": 1, "best_of": 2},
+    **{"completions_per_prompt": 4, "baseline": "others"},
+}
 SEPARATE = {"critic": "separate"}
 TOLERANCE = 1e-4
 
