@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+
+from benchmarks.over_seeds import intervals
 
 Rates = Mapping[str, Sequence[Sequence[float]]]
 """method -> seed -> round -> share of conversations with the outcome."""
@@ -43,14 +43,3 @@ def of_the_main_one(rates: Rates, *, main: str, optimum: float) -> dict[str, Any
         "share_of_optimum_by_seed": [round(float(x) / optimum, 3) for x in last],
         "ahead_of": ahead,
     }
-
-
-def intervals(rate_SK: np.ndarray) -> dict[str, list[float]]:
-    """Mean over seeds, and its interval by Student's t; of one seed there is none."""
-    S = len(rate_SK)
-    mean_K = rate_SK.mean(axis=0)
-    ends = {"mean": mean_K}
-    if S > 1:
-        half_K = stats.t.ppf(0.975, S - 1) * rate_SK.std(axis=0, ddof=1) / math.sqrt(S)
-        ends |= {"low": mean_K - half_K, "high": mean_K + half_K}
-    return {name: [round(float(x), 4) for x in end_K] for name, end_K in ends.items()}

@@ -32,8 +32,8 @@ import torch
 
 from benchmarks.loop_analysis import GAMMA, Counted, conversations_of, prompts_of, states_of
 from benchmarks.loop_rounds import made
-from benchmarks.loop_statistics import intervals
 from benchmarks.machine import commit, machine, say
+from benchmarks.over_seeds import intervals
 from iterppo.artifact import read_manifest
 from iterppo.config import PPOConfig
 from iterppo.config_loading import load_config

@@ -68,8 +68,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.loop_statistics import intervals
 from benchmarks.machine import machine, say
+from benchmarks.over_seeds import intervals
 from benchmarks.ppo_task import TASK, Result, Task, read_result, write
 from iterppo.config import PPOConfig
 from iterppo.lm.cloning import Example, clone
