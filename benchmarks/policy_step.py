@@ -46,7 +46,7 @@ from iterppo.pipeline import STAGES, sections
 RESULT = Path(__file__).resolve().parent / "results" / "policy_step.json"
 CONFIGURATIONS = (
     "completions_per_prompt=2 baseline=none",
-    "completions_per_prompt=4 baseline=others",
+    "completions_per_prompt=8 baseline=none",
     "completions_per_prompt=8 baseline=others",
 )
 SAMPLES = 12

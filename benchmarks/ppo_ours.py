@@ -111,8 +111,8 @@ class _Updates(TrainerCallback):  # type: ignore[misc]
         self._watch = watch
 
     def on_log(self, _: Any, __: Any, ___: Any, logs: Any = None, **____: Any) -> None:
-        if logs and "q" in logs:
-            self._watch.update_ended(logs["q"], logs["completions/mean_length"])
+        if logs and "reward" in logs:  # of all completions, cut off or not, as the peer's
+            self._watch.update_ended(logs["reward"], logs["completions/mean_length"])
 
 
 if __name__ == "__main__":
