@@ -30,9 +30,9 @@ completions of the same lengths.
 memory_ratio: the most memory that the process ever held (VmHWM), libraries included, ours / peer.
 
 learning: mean reward of every update, over three seeds, at equal numbers of completions, both sides
-at a learning rate of 1e-3 (of 3e-4 and 1e-3 the better one for both, with one seed). learning_ahead:
-ours less the peer's, over all updates and over the last four, with a 95 % interval (Student's t, of
-the seeds' differences).
+at a learning rate of 1e-3 (of 3e-4 and 1e-3 the better one for both). learning_ahead: ours less the
+peer's, over all updates and over the last four, with a 95 % interval (Student's t, of the seeds'
+differences).
 
 seconds_…: where the processor's seconds of an update go. old: log-probabilities and values of
 what was sampled, where they are computed anew. generation_of_bound: what generation takes / the
