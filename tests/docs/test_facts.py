@@ -118,8 +118,13 @@ def test_the_speed_beside_trl_is_the_recorded_benchmark() -> None:
     found = json.loads(results.read_text(encoding="utf-8"))
     words = " ".join(text_of("docs/comparison.md").split())
 
-    assert f"it makes {found['speedup_1m']:.1f} completions in the time of one" in words
-    assert f"takes {found['memory_ratio_1m']:.2f} of the memory" in words
+    assert (
+        f"makes {found['speedup_1m']:.1f} completions in the time of one at one million parameters "
+        f"and {found['speedup_50m']:.1f} at fifty, in {found['memory_ratio_1m']:.2f} and "
+        f"{found['memory_ratio_50m']:.2f} of the memory"
+    ) in words
+    mean, low, high = (found["learning_ahead"][name][0] for name in ("mean", "low", "high"))
+    assert f"{mean:+.3f} [{low:.3f}, {high:.3f}] over three seeds".replace("-", "−") in words
     assert found["threads"] == 1
 
 
