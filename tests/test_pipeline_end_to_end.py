@@ -254,7 +254,8 @@ def test_ppo_reports_a_ratio_of_one_and_a_policy_that_moved(first: Path) -> None
 def test_a_critic_that_begins_with_returns_reads_the_log(
     first: Path, config: Path, tmp_path: Path
 ) -> None:
-    settings = ("--set", "ppo.critic_warmup=returns", "--set", "ppo.updates=1")
+    chosen = ("critic_warmup=returns", "baseline=none", "updates=1")
+    settings = [word for each in chosen for word in ("--set", f"ppo.{each}")]
     written = ("--out", tmp_path / "policy", "--config", config, "--force", *settings)
     run("ppo", "--round", first, *written)
     named = [
