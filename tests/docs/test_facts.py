@@ -89,6 +89,27 @@ def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
     assert f"the optimum of {found['optimum']:.3f}" in " ".join(text_of("docs/shop.md").split())
 
 
+def test_the_table_of_steps_is_the_recorded_benchmark() -> None:
+    results = ROOT / "benchmarks" / "results" / "policy_step.json"
+    found = json.loads(results.read_text(encoding="utf-8"))["configurations"]
+    wanted = []
+    for settings, one in found.items():
+        mean, low, high = (one["gain"][name] for name in ("mean", "low", "high"))
+        gained = sum(gain != 0 for gain in one["gains"])
+        wanted.append(
+            [
+                f"`{settings}`",
+                f"{mean:.3f} [{low:.3f}, {high:.3f}]".replace("-", "−"),
+                f"{gained} of {len(one['gains'])}",
+                f"{one['kl']:.2f}",
+                f"{one['cpu_s']:.0f}",
+            ]
+        )
+
+    rows = re.findall(r"^\| `completions_per_prompt=.*$", text_of("docs/choosing.md"), re.M)
+    assert [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows] == wanted
+
+
 def test_the_table_of_stops_is_the_recorded_benchmark() -> None:
     results = ROOT / "benchmarks" / "results" / "overoptimisation.json"
     found = json.loads(results.read_text(encoding="utf-8"))
