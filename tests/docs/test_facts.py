@@ -86,7 +86,13 @@ def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
         for method, seeds in found["success"].items()
         for seed, rates in enumerate(seeds)
     }
-    assert f"the optimum of {found['optimum']:.3f}" in " ".join(text_of("docs/shop.md").split())
+    words = " ".join(text_of("docs/shop.md").split())
+    assert (
+        f"ends at {found['share_of_optimum']:.2f} of the optimum of {found['optimum']:.3f}" in words
+    )
+    ahead = found["ahead_of"]["filtered-cloning"]
+    assert f"by {ahead['mean']:.3f} [{ahead['low']:.3f}, {ahead['high']:.3f}]" in words
+    assert found["seeds_rising"] == 2, "in all four of two of them"
 
 
 def test_the_table_of_steps_is_the_recorded_benchmark() -> None:
