@@ -111,7 +111,8 @@ def of_round(place: Path, before: Path) -> dict[str, float]:
     )
     policy_SA = _probabilities(counted, states)
     q = QFunction.load(place / "q" / "model")
-    prompts = prompts_of(before, [turns for turns, _ in states])
+    seen = [turns for turns, _ in states]
+    prompts = prompts_of(before, seen)
     q_SA = np.array(
         [
             q([prompt] * len(texts), texts)
@@ -125,6 +126,10 @@ def of_round(place: Path, before: Path) -> dict[str, float]:
     )
     visible_SA = np.array([[visible(turns, text) for text in texts] for turns, texts in states])
     kl = float(read_manifest(place / "policy").metrics["watched_kl_kept"])
+    several = [[one for one in each for _ in range(SAMPLES)] for each in (seen, prompts)]
+    first, after = (
+        of_policy(folder, *several, solution, q)[0] for folder in (before, place / "policy")
+    )
     now, later = (outcomes / held for outcomes, held in map(success, (place, _next(place))))
     advantage_SA = exact_SA - (policy_SA * exact_SA).sum(axis=1, keepdims=True)
     spread = float(np.sqrt((policy_SA * advantage_SA**2).sum() / len(states)))
@@ -139,7 +144,7 @@ def of_round(place: Path, before: Path) -> dict[str, float]:
             "kl": kl,
             "exact": (tilted(policy_SA, exact_SA, kl) * advantage_SA).sum(axis=1).mean(),
             "of_q": (tilted(policy_SA, q_SA, kl) * advantage_SA).sum(axis=1).mean(),
-            "of_step": _gain(place / "policy", before, states, prompts, solution),
+            "of_step": after - first,
             "gain": later - now,
             "return": np.mean(logged),
             "return_of_counted": np.mean(values),
@@ -220,21 +225,17 @@ def prompts_of(policy: Path, states: Sequence[Sequence[Mapping[str, Any]]]) -> l
     return [list(decisions(turns, system_prompt=system_prompt))[-1].state for turns in states]
 
 
-def _gain(
-    after: Path, before: Path, states: Sequence[Any], prompts: Sequence[Any], solution: ShopSolution
-) -> float:
-    """Mean exact Q of what the new policy says, less that of what the old one says."""
-    means = []
-    for folder in (after, before):
-        policy = load_policy(folder)
-        policy.model.eval()
-        seed_sampling(0, call=0)
-        drawn = sample(policy, [prompt for prompt in prompts for _ in range(SAMPLES)])
-        turns = [turns for turns, _ in states for _ in range(SAMPLES)]
-        means.append(
-            np.mean([solution.value(t, one.text) for t, one in zip(turns, drawn, strict=True)])
-        )
-    return float(means[0] - means[1])
+def of_policy(
+    folder: Path, turns: Sequence[Any], prompts: Sequence[Any], solution: ShopSolution, q: QFunction
+) -> Array:
+    """Means of the exact Q and of Q̂ over what a policy says in states, given as their turns and as
+    prompts."""
+    policy = load_policy(folder)
+    policy.model.eval()
+    seed_sampling(0, call=0)
+    texts = [one.text for one in sample(policy, prompts)]
+    exact = [solution.value(*each) for each in zip(turns, texts, strict=True)]
+    return np.array([np.mean(exact), np.mean(q(prompts, [text or "" for text in texts]))])
 
 
 def _next(place: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.over_seeds import intervals
+from benchmarks.over_seeds import interval, intervals
 
 Rates = Mapping[str, Sequence[Sequence[float]]]
 """method -> seed -> round -> share of conversations with the outcome."""
@@ -33,10 +33,9 @@ def of_the_main_one(rates: Rates, *, main: str, optimum: float) -> dict[str, Any
         if method == main:
             continue
         S = min(len(last), len(found))
-        numbers = intervals((last[:S] - np.array(found)[:S, -1])[:, None])
-        ahead[method] = {name: ends[0] for name, ends in numbers.items()}
-        if "low" in numbers:
-            ahead[method]["separated"] = numbers["low"][0] > 0
+        ahead[method] = {**interval(last[:S] - np.array(found)[:S, -1])}
+        if "low" in ahead[method]:
+            ahead[method]["separated"] = ahead[method]["low"] > 0
     return {
         "seeds_rising": int((np.diff(own, axis=1) > 0).all(axis=1).sum()),
         "share_of_optimum": round(float(last.mean()) / optimum, 3),

@@ -24,9 +24,17 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Of this tree, "+" behind it where something is not committed; None where git knows none."""
-    said = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    found = subprocess.run(said, cwd=Path(__file__).parent, capture_output=True, text=True)
+    """Of this tree, "+" behind it where more than results is not committed; None where git knows
+    none."""
+    head = _git("rev-parse", "--short", "HEAD")
+    others = (":(top)", ":(top,exclude)benchmarks/results")
+    return head and head + ("+" if _git("status", "--porcelain", "-uno", "--", *others) else "")
+
+
+def _git(*words: str) -> str | None:
+    found = subprocess.run(
+        ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
     return found.stdout.strip() if found.returncode == 0 else None
 
 

@@ -17,3 +17,8 @@ def intervals(rate_SK: np.ndarray) -> dict[str, list[float]]:
         half_K = stats.t.ppf(0.975, S - 1) * rate_SK.std(axis=0, ddof=1) / math.sqrt(S)
         ends |= {"low": mean_K - half_K, "high": mean_K + half_K}
     return {name: [round(float(x), 4) for x in end_K] for name, end_K in ends.items()}
+
+
+def interval(value_S: np.ndarray) -> dict[str, float]:
+    """The same of one number a seed."""
+    return {name: ends[0] for name, ends in intervals(value_S[:, None]).items()}

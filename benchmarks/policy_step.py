@@ -30,16 +30,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.loop_analysis import GAMMA, Counted, conversations_of, prompts_of, states_of
+from benchmarks.loop_analysis import (
+    GAMMA,
+    Counted,
+    conversations_of,
+    of_policy,
+    prompts_of,
+    states_of,
+)
 from benchmarks.loop_rounds import made
 from benchmarks.machine import commit, machine, say
-from benchmarks.over_seeds import intervals
+from benchmarks.over_seeds import interval
 from iterppo.artifact import read_manifest
 from iterppo.config import PPOConfig
 from iterppo.config_loading import load_config
 from iterppo.environments.shop_solution import ShopSolution
-from iterppo.lm.generation import sample, seed_sampling
-from iterppo.lm.policy import load_policy, prepare_libraries
+from iterppo.lm.policy import prepare_libraries
 from iterppo.lm.q_function import QFunction
 from iterppo.pipeline import STAGES, sections
 
@@ -115,32 +121,24 @@ def _gains(place: Path, before: Path, after: Path) -> tuple[float, float]:
     conversations = conversations_of(place)
     solution = ShopSolution(Counted(conversations), gamma=GAMMA)
     states = states_of([c for c in conversations if c[0]["split"] == "heldout"])
-    prompts = [p for p in prompts_of(before, [t for t, _ in states]) for _ in range(SAMPLES)]
-    turns = [t for t, _ in states for _ in range(SAMPLES)]
+    seen = [turns for turns, _ in states]
+    several = [
+        [one for one in each for _ in range(SAMPLES)] for each in (seen, prompts_of(before, seen))
+    ]
     q = QFunction.load(place / "q" / "model")
-    means = []
-    for folder in (before, after):
-        policy = load_policy(folder)
-        policy.model.eval()
-        seed_sampling(0, call=0)
-        texts = [one.text for one in sample(policy, prompts)]
-        truth = [solution.value(t, text) for t, text in zip(turns, texts, strict=True)]
-        means.append(
-            np.array([np.mean(truth), np.mean(q(prompts, [text or "" for text in texts]))])
-        )
-    gain, of_q = means[1] - means[0]
-    return float(gain), float(of_q)
+    then, now = (of_policy(folder, *several, solution, q) for folder in (before, after))
+    gain, of_q = (now - then).tolist()
+    return gain, of_q
 
 
 def summary(steps: list[dict[str, float]]) -> dict[str, Any]:
     """Means over seeds, and each seed's gain."""
-    gain = intervals(np.array([[step["gain"]] for step in steps]))
     means = {
         name: round(float(np.mean([step[name] for step in steps])), 4)
         for name in ("of_q", "kl", "cpu_s")
     }
     return {
-        "gain": {name: ends[0] for name, ends in gain.items()},
+        "gain": interval(np.array([step["gain"] for step in steps])),
         **means,
         "gains": [round(step["gain"], 4) for step in steps],
     }

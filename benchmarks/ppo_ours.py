@@ -87,8 +87,8 @@ def configuration(task: Task) -> PPOConfig:
     given = {
         "updates": task.updates,
         "completions_per_update": task.completions_per_update,
-        "completions_per_prompt": task.completions_per_prompt,
-        "baseline": task.baseline,
+        "completions_per_prompt": 2,  # the peer draws every prompt once
+        "baseline": "none",  # as the peer
         "minibatches": task.minibatches,
         "microbatch_size": task.microbatch_size,
         "epochs": task.epochs,

@@ -56,10 +56,6 @@ class Task:
     reward_layers: int
     seed: int
     threads: int
-    completions_per_prompt: int = 2
-    """Of ours; the peer draws every prompt once."""
-    baseline: str = "none"
-    """Of ours; the peer has none."""
     critic_samples: int = 0
     """Completions that our critic's head is fitted on before the first update."""
     generation: str = "loop"

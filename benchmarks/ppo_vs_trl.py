@@ -67,7 +67,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.machine import machine, say
-from benchmarks.over_seeds import intervals
+from benchmarks.over_seeds import interval
 from benchmarks.ppo_task import TASK, Result, Task, read_result, write
 from iterppo.lm.cloning import Example, clone
 from iterppo.lm.policy import prepare_libraries, save_policy
@@ -367,8 +367,8 @@ def measure_learning(task: Task, pythons: dict[str, str]) -> dict[str, Any]:
         suffix = "" if side == "ours" else "_peer"
         found[f"learning{suffix}"] = curves[side].mean(axis=0).round(3).tolist()
     ahead_SU = curves["ours"] - curves["peer"]
-    found["learning_ahead"] = intervals(ahead_SU.mean(axis=1, keepdims=True))
-    found["learning_ahead_last"] = intervals(ahead_SU[:, -4:].mean(axis=1, keepdims=True))
+    found["learning_ahead"] = interval(ahead_SU.mean(axis=1))
+    found["learning_ahead_last"] = interval(ahead_SU[:, -4:].mean(axis=1))
     return found
 
 

@@ -150,7 +150,7 @@ def test_the_speed_beside_trl_is_the_recorded_benchmark() -> None:
         f"and {found['speedup_50m']:.1f} at fifty, in {found['memory_ratio_1m']:.2f} and "
         f"{found['memory_ratio_50m']:.2f} of the memory"
     ) in words
-    mean, low, high = (found["learning_ahead"][name][0] for name in ("mean", "low", "high"))
+    mean, low, high = (found["learning_ahead"][name] for name in ("mean", "low", "high"))
     assert f"{mean:+.3f} [{low:.3f}, {high:.3f}] over three seeds".replace("-", "−") in words
     assert found["threads"] == 1
 
