@@ -46,7 +46,7 @@ MAIN = "ppo"
 def main() -> None:
     """Measure, print, record."""
     options = parse()
-    cells = [(seed, method) for seed in range(options.seeds) for method in options.methods]
+    cells = [(seed, method) for method in options.methods for seed in range(options.seeds)]
     shared: dict[str, Any] = {
         "work": options.work,
         "conversations": options.conversations,

@@ -359,8 +359,8 @@ class FitQConfig(StageConfig):
     depends on; 0: heads are linear in the last hidden state (lstd, lstdq)."""
     state_size: Count = 8
     """Those numbers of a state (lstd, lstdq)."""
-    action_size: Count = 16
-    """And of an action (lstd, lstdq)."""
+    action_size: Count = 8
+    """And of an action, which a state does not foretell (lstd, lstdq)."""
     lambda_: Share = Field(default=0.8, alias="lambda")
     """λ of the λ-returns (td-lambda)."""
     sweeps: Count = 6

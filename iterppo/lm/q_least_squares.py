@@ -156,6 +156,7 @@ def _lift(q: QFunction, conversations: Sequence[Conversation], config: FitQConfi
     predictive = PredictiveState.of(
         pair_ND[:, width:],
         pair_ND[:, :width],
+        torch.cat([_sent(q, c) for c in chosen]),
         torch.cat([_futures(q, c) for c in chosen]),
         rows=config.compared_turns,
         states=config.state_size,
@@ -167,14 +168,17 @@ def _lift(q: QFunction, conversations: Sequence[Conversation], config: FitQConfi
 
 
 @torch.no_grad()
+def _sent(q: QFunction, c: Conversation) -> torch.Tensor:
+    """What was sent in each turn that is read, in their order."""
+    read = [index for segment in c.segments for index, _ in segment.ends]
+    return torch.stack([_words(q, c.rows[index]["sent"]) for index in read])
+
+
+@torch.no_grad()
 def _futures(q: QFunction, c: Conversation) -> torch.Tensor:
     """What followed each turn that is read, in their order: the customer's next message, all later
     ones, whether that was the end, how many turns were left, the reward."""
-    words_VE = q.words.detach()
-    heard = [
-        words_VE[q.renderer.text_ids(row["customer"] or "")].sum(dim=0).double().cpu()
-        for row in c.rows
-    ]
+    heard = [_words(q, row["customer"]) for row in c.rows]
     following = later = torch.zeros_like(heard[0])
     found: list[torch.Tensor] = []
     for left, (reward, heard_E) in enumerate(
@@ -185,6 +189,11 @@ def _futures(q: QFunction, c: Conversation) -> torch.Tensor:
         following, later = heard_E, heard_E + LATER * later
     found.reverse()
     return torch.stack([found[index] for segment in c.segments for index, _ in segment.ends])
+
+
+def _words(q: QFunction, text: str | None) -> torch.Tensor:
+    """The sum of the embeddings of a message's tokens."""
+    return q.words.detach()[q.renderer.text_ids(text or "")].sum(dim=0).double().cpu()
 
 
 def _nearest(q: QFunction, pair_ND: torch.Tensor) -> torch.Tensor:

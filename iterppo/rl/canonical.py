@@ -7,7 +7,7 @@ first, whatever the scale and the correlations of either. Source: Hotelling, 193
 1976. With the past for X and the future for Y it is how a state is found that the future depends on
 alone (Boots, Siddiqi and Gordon, 2011).
 
-Shapes: N examples, D numbers of x, E of y, K directions.
+Shapes: N examples, D numbers of x, E or Y of y, V of z, K directions.
 """
 
 from __future__ import annotations
@@ -44,6 +44,24 @@ def canonical_directions(
     )
     told_DK = found_DK[:, :number][:, correlation_K[:number] > LEAST]
     return np.asarray(root_DD @ told_DK * np.sqrt(len(x_ND)))
+
+
+def foretold(by_NV: Array, y_NY: Array, *, ridge: float) -> Array:
+    """Weights (V, Y) of the regression of y on other numbers.
+
+        B = (ZᵀZ + ρ I)^{-1} ZᵀY
+
+    Directions of x less Z B_x for y less Z B_y are those of partial canonical correlations: what x
+    tells of y that z does not (Rao, 1969).
+
+    Args:
+        by_NV: z, a constant among its numbers where the means are not 0.
+        y_NY: y.
+        ridge: ρ, in examples: that number times the mean square of a number of z.
+    """
+    moment_VV = by_NV.T @ by_NV
+    pull = ridge * np.trace(moment_VV) / (len(by_NV) * len(moment_VV))
+    return np.linalg.solve(moment_VV + pull * np.eye(len(moment_VV)), by_NV.T @ y_NY)
 
 
 def _inverse_root(x_ND: Array, ridge: float) -> Array:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from iterppo.rl.canonical import Array, canonical_directions
+from iterppo.rl.canonical import Array, canonical_directions, foretold
 
 NO_RIDGE = {"x_ridge": 0.0, "y_ridge": 0.0}
 
@@ -95,3 +95,23 @@ def test_nothing_to_tell_is_no_direction() -> None:
         constant_N2, np.random.default_rng(0).normal(size=(50, 3)), number=2, **NO_RIDGE
     )
     assert found.shape == (2, 0)
+
+
+def test_what_is_foretold_is_the_regression(pair: tuple[Array, Array, Array]) -> None:
+    x_ND, y_NE, _ = pair
+    by_ND = np.c_[np.ones(len(x_ND)), x_ND]
+    expected = np.linalg.lstsq(by_ND, y_NE, rcond=None)[0]
+    np.testing.assert_allclose(foretold(by_ND, y_NE, ridge=0.0), expected, atol=1e-8)
+
+
+def test_partial_directions_tell_what_the_other_numbers_do_not() -> None:
+    random = np.random.default_rng(0)
+    state_N, action_N, noise_N = random.normal(size=(3, 4000))
+    x_ND = np.c_[state_N + 0.1 * noise_N, action_N]
+    y_NE = np.c_[3 * state_N + action_N, 2 * state_N - action_N]
+    z_NV = np.c_[np.ones(4000), state_N]
+    rest_ND, rest_NE = (one - z_NV @ foretold(z_NV, one, ridge=0.0) for one in (x_ND, y_NE))
+    (first_D,) = canonical_directions(rest_ND, rest_NE, number=1, **NO_RIDGE).T
+    assert abs(np.corrcoef(rest_ND @ first_D, action_N)[0, 1]) > 0.999
+    (whole_D,) = canonical_directions(x_ND, y_NE[:, :1], number=1, **NO_RIDGE).T
+    assert abs(np.corrcoef(x_ND @ whole_D, action_N)[0, 1]) < 0.5
