@@ -26,7 +26,7 @@ def test_each_state_has_the_action_that_was_taken_and_one_that_seldom_is(
     assert len({action for _, action, _ in pairs["unlikely"]}) > 1
 
 
-def test_the_fall_is_the_mean_over_seeds_of_each_ones_own() -> None:
+def test_the_fall_is_told_of_each_seed() -> None:
     def one_seed(
         plain: float, explored: float
     ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
@@ -35,4 +35,4 @@ def test_the_fall_is_the_mean_over_seeds_of_each_ones_own() -> None:
             "personas": {"fqe": {"unlikely": {"rmse": explored}}},
         }
 
-    assert personas._fall([one_seed(0.2, 0.1), one_seed(0.4, 0.3)], "fqe") == 0.375
+    assert personas._fall([one_seed(0.2, 0.1), one_seed(0.4, 0.3)], "fqe") == [0.5, 0.25]

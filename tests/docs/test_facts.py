@@ -95,6 +95,26 @@ def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
     assert found["seeds_rising"] == 2, "in all four of two of them"
 
 
+def test_the_table_of_personas_is_the_recorded_benchmark() -> None:
+    results = ROOT / "benchmarks" / "results" / "personas.json"
+    found = json.loads(results.read_text(encoding="utf-8"))
+    page = text_of("docs/exploration.md")
+    rows = re.findall(r"^\| actions that (?:it|the script) takes.*?\| (.*) \|$", page, re.M)
+
+    for kind, row in zip(("likely", "unlikely"), rows, strict=True):
+        plain, personas, constant = (list(map(float, c.split(", "))) for c in row.split(" | "))
+        seeds = found["seeds"]
+        assert plain == pytest.approx([s["plain"]["lstdq"][kind]["rmse"] for s in seeds], abs=6e-4)
+        assert personas == pytest.approx(
+            [s["personas"]["lstdq"][kind]["rmse"] for s in seeds], abs=6e-4
+        )
+        assert constant == pytest.approx([s["constant"][kind] for s in seeds], abs=6e-4)
+    falls = re.search(r"it falls by (\d+) %, by −(\d+) % and by (\d+) %", page)
+    assert falls is not None
+    first, second, third = map(int, falls.groups())
+    assert [first, -second, third] == [round(100 * fall) for fall in found["fall"]["lstdq"]]
+
+
 def test_the_table_of_steps_is_the_recorded_benchmark() -> None:
     results = ROOT / "benchmarks" / "results" / "policy_step.json"
     found = json.loads(results.read_text(encoding="utf-8"))["configurations"]
