@@ -95,6 +95,24 @@ def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
     assert found["seeds_rising"] == 4, "in every round of four of the five seeds"
 
 
+def test_what_the_readme_says_of_the_loop_is_the_recorded_benchmark() -> None:
+    results = ROOT / "benchmarks" / "results" / "loop.json"
+    found = json.loads(results.read_text(encoding="utf-8"))
+    mean = {method: numbers["mean"] for method, numbers in found["methods"].items()}
+    said = re.findall(r"\b0\.\d{3}\b", text_of("README.md").partition("## Does it work?")[2])
+
+    assert list(map(float, said[:5])) == pytest.approx(
+        [
+            mean["ppo"][0],
+            mean["ppo"][-1],
+            found["optimum"],
+            mean["filtered-cloning"][-1],
+            mean["single-turn-outcome"][-1],
+        ],
+        abs=6e-4,
+    )
+
+
 def test_the_table_of_personas_is_the_recorded_benchmark() -> None:
     results = ROOT / "benchmarks" / "results" / "personas.json"
     found = json.loads(results.read_text(encoding="utf-8"))
