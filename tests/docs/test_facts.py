@@ -95,6 +95,21 @@ def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
     assert found["seeds_rising"] == 4, "in every round of four of the five seeds"
 
 
+def test_the_speed_of_ingest_is_the_recorded_benchmark() -> None:
+    results = ROOT / "benchmarks" / "results" / "ingest.json"
+    found = json.loads(results.read_text(encoding="utf-8"))
+    _, _, section = text_of("docs/logs.md").partition("## Speed and memory")
+    cells = [row.split(" | ")[1] for row in re.findall(r"^\| (?!measured)\w.*$", section, re.M)]
+
+    assert [[float(n) for n in re.findall(r"[\d.]+", cell)] for cell in cells] == [
+        [found["parse_ratio"]],
+        [found["two_process_speedup"], found["two_process_ceiling"]],
+        [found["peak_mb"]],
+        [found["peak_mb_5x"]],
+        [found["returns_vs_duckdb"], found["returns_vs_duckdb_unwritten"]],
+    ]
+
+
 def test_what_the_readme_says_of_the_loop_is_the_recorded_benchmark() -> None:
     results = ROOT / "benchmarks" / "results" / "loop.json"
     found = json.loads(results.read_text(encoding="utf-8"))
