@@ -51,7 +51,7 @@ PERSONAS = Path(__file__).resolve().parent.parent / "configs" / "personas.toml"
 Method = Literal["mc", "fqe", "lstdq"]
 METHODS: tuple[Method, ...] = get_args(Method)
 MODEL = {"hidden_size": 96, "num_layers": 2, "max_steps": 400}
-"""Small: each seed makes two policies and fits four Q."""
+"""Small: each seed makes two policies, and fits a Q by each method on both logs."""
 SELDOM = 0.05
 """Probability under π below which an action is unlikely."""
 STATES = 600

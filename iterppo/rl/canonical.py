@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from iterppo.rl.least_squares import pull
+
 Array = np.ndarray[Any, Any]
 
 LEAST = 1e-6
@@ -60,15 +62,13 @@ def foretold(by_NV: Array, y_NY: Array, *, ridge: float) -> Array:
         ridge: ρ, in examples: that number times the mean square of a number of z.
     """
     moment_VV = by_NV.T @ by_NV
-    pull = ridge * np.trace(moment_VV) / (len(by_NV) * len(moment_VV))
-    return np.linalg.solve(moment_VV + pull * np.eye(len(moment_VV)), by_NV.T @ y_NY)
+    return np.linalg.solve(moment_VV + pull(moment_VV, ridge, len(by_NV)), by_NV.T @ y_NY)
 
 
 def _inverse_root(x_ND: Array, ridge: float) -> Array:
     """(XᵀX + ρ I)^{-1/2}; 0 in directions that no example has."""
     moment_DD = x_ND.T @ x_ND
-    pull = ridge * np.trace(moment_DD) / (len(x_ND) * len(moment_DD))
-    value_D, vector_DD = np.linalg.eigh(moment_DD + pull * np.eye(len(moment_DD)))
+    value_D, vector_DD = np.linalg.eigh(moment_DD + pull(moment_DD, ridge, len(x_ND)))
     known_D = value_D > LEAST**2 * max(value_D[-1], np.finfo(float).tiny)
     scale_D = np.where(known_D, 1 / np.sqrt(np.where(known_D, value_D, 1.0)), 0.0)
     return np.asarray((vector_DD * scale_D) @ vector_DD.T)

@@ -118,11 +118,11 @@ class Moments:
         xx_DD, yy_EE = self.xx_GDD[group], self.yy_GEE[group]
         try:
             x_D = np.linalg.solve(
-                xx_DD - self.xa_GDD[group] + _pull(xx_DD, ridge, self.value_mass_G[group]),
+                xx_DD - self.xa_GDD[group] + pull(xx_DD, ridge, self.value_mass_G[group]),
                 self.xr_GD[group],
             )
             y_E = np.linalg.solve(
-                yy_EE + _pull(yy_EE, ridge, self.mass_G[group]),
+                yy_EE + pull(yy_EE, ridge, self.mass_G[group]),
                 self.yr_GE[group] + self.ya_GED[group] @ x_D,
             )
         except np.linalg.LinAlgError:
@@ -178,11 +178,17 @@ class Errors:
         """The head (E,) with the least error in a group, pulled towards zero by a ridge as in
         `Moments.solve`."""
         ff_EE = self.ff_GEE[group]
-        return np.linalg.solve(ff_EE + _pull(ff_EE, ridge, self.mass_G[group]), self.fg_GE[group])
+        return np.linalg.solve(ff_EE + pull(ff_EE, ridge, self.mass_G[group]), self.fg_GE[group])
 
 
-def _pull(second_DD: Array, ridge: float, mass: float) -> Array:
-    """ρ I."""
+def pull(second_DD: Array, ridge: float, mass: float) -> Array:
+    """ρ I: a ridge in examples, times the mean square of a feature, whatever their scale.
+
+    Args:
+        second_DD: Σ w φ φᵀ.
+        ridge: In examples.
+        mass: Σ w.
+    """
     mean_square = np.trace(second_DD) / (mass * len(second_DD)) if mass > 0 else 0.0
     return ridge * mean_square * np.eye(len(second_DD))
 
