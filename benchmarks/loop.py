@@ -55,6 +55,7 @@ def main() -> None:
     }
     success: dict[str, dict[int, list[float]]] = {method: {} for method in options.methods}
     seconds: dict[str, list[float]] = {method: [] for method in options.methods}
+    commits: dict[str, set[str]] = {method: set() for method in options.methods}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         options.processes, mp_context=context, initializer=end_with_whoever_started_this
@@ -65,15 +66,16 @@ def main() -> None:
         running = {pool.submit(run, *cell, **shared): cell for cell in cells}
         for future in as_completed(running):
             seed, method = running[future]
-            rates, took_s = future.result()
+            rates, took_s, begun_at = future.result()
             success[method][seed] = rates
+            commits[method].add(begun_at)
             seconds[method].append(took_s)
             say(f"{method}, seed {seed}: " + " → ".join(f"{rate:.3f}" for rate in rates))
     runs = {
         method: {
             "success": [found[seed] for seed in sorted(found)],
             "minutes_a_seed": round(sum(seconds[method]) / len(found) / 60, 1),
-            "commit": commit(),
+            "commit": " ".join(sorted(commits[method])),
         }
         for method, found in success.items()
     }
@@ -126,11 +128,16 @@ def begin(seed: int, *, work: Path, conversations: int, rounds: int, quick: bool
 
 def run(
     seed: int, method: str, *, work: Path, conversations: int, rounds: int, quick: bool
-) -> tuple[list[float], float]:
-    """Success of π_0, π_1 … of a method, and the time that was taken, in seconds."""
+) -> tuple[list[float], float, str]:
+    """Success of π_0, π_1 … of a method, the time that was taken, in seconds, and the commit that
+    it was begun at: artifacts of an earlier run stay what they are."""
     _one_thread()
     settings = loop_rounds.Settings(conversations, seed, quick=quick)
     start, folder = work / str(seed) / "start", work / str(seed) / method
+    begun_at = folder / "commit"
+    if not begun_at.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        begun_at.write_text(commit() or "unknown", encoding="utf-8")
     _share(start, folder / "000")
     _share(work / str(seed) / "scripted", folder / "script")
     deployed = loop_rounds.Deployed(start / "policy")
@@ -145,7 +152,7 @@ def run(
         if k < rounds:
             deployed = METHODS[method](seen, deployed, settings)
             say(f"{method}, seed {seed}: round {k} done, its policy had {rates[-1]:.3f}")
-    return rates, loop_rounds.seconds(folder)
+    return rates, loop_rounds.seconds(folder), begun_at.read_text(encoding="utf-8")
 
 
 def _share(start: Path, first: Path) -> None:
