@@ -67,6 +67,8 @@ _MAX_NAMES = 1_000
 _MAX_FACTS = 10_000
 _MAX_REASON = 1_000
 _MAX_REASONS = 1_000
+_BYTES_OF_IDENTITY = 16
+_IDS_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,10 @@ class Done:
     num_lines: tuple[int, ...]
     """Lines of each piece, blank ones too."""
     reasons: Counter[str]
-    identities: np.ndarray[Any, Any]
-    """(conversations, 2) of uint64: hash of the id, hash of the line; zeros for one that was
-    rejected for itself, whose id is still free."""
+    identities: Path
+    """(conversations, 2) of uint64 in a file: hash of the id, hash of the line; zeros for one that
+    was rejected for itself, whose id is still free. Of all tasks together they may be more than
+    memory should hold."""
 
 
 class Reader:
@@ -141,9 +144,9 @@ class Reader:
         counts = taking.table.counts
         counts.update(found.counts)
         counts["rejects"] = rejects.number
-        return Done(
-            taking.part.rows, counts, tuple(found.num_lines), rejects.reasons, found.identities()
-        )
+        identities = task.rejects.with_suffix(".identities")
+        found.save_identities(identities)
+        return Done(taking.part.rows, counts, tuple(found.num_lines), rejects.reasons, identities)
 
     def spans(
         self, task: Task, customers: EventTable, *, events: pa.Table | None = None
@@ -249,11 +252,9 @@ class _Found:
         for number in numbers:
             self._hashes[2 * number] = self._hashes[2 * number + 1] = 0
 
-    def identities(self) -> np.ndarray[Any, Any]:
+    def save_identities(self, file: Path) -> None:
         """See `Done`."""
-        import numpy as np
-
-        return np.frombuffer(self._hashes, dtype=np.uint64).reshape(-1, 2)
+        file.write_bytes(self._hashes)
 
 
 class _Waiting(msgspec.Struct, gc=False):
@@ -504,35 +505,52 @@ def kind_of_reason(reason: str) -> str:
     return re.sub(r"(?<![\w-])\d+(?:\.\d+)?(?![\w-])", "N", reason)
 
 
-def repeated(identities: Sequence[np.ndarray[Any, Any]]) -> dict[int, dict[int, bool]]:
+def repeated(identities: Sequence[Path]) -> dict[int, dict[int, bool]]:
     """Conversations whose id was there before, in the order of the tasks; zeros are no ids.
+
+    Args:
+        identities: Of every task, see `Done`.
 
     Returns:
         Task -> conversation within it -> whether it is an identical copy of the first with its id.
     """
     import numpy as np
 
-    sizes = [len(one) for one in identities]
-    hashes = np.concatenate([one[:, 0] for one in identities]) if identities else np.array([])
-    ordered = np.sort(hashes)
-    if not np.any((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)):
-        return {}  # as in most logs; what follows takes several times the memory
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = (ordered[1:] != ordered[:-1]) | (ordered[1:] == 0)
-    again = np.flatnonzero(~is_first)
-    first_of = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))[again]]
-    contents = np.concatenate([one[:, 1] for one in identities])
-    places = order[again]
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    tasks = np.searchsorted(starts, places, side="right") - 1
+    twice = _ids_met_twice(identities)
     found: dict[int, dict[int, bool]] = {}
-    for place, first, task in zip(places.tolist(), first_of.tolist(), tasks.tolist(), strict=True):
-        found.setdefault(task, {})[place - int(starts[task])] = bool(
-            contents[place] == contents[first]
-        )
+    content_of: dict[int, int] = {}
+    for task, file in enumerate(identities if len(twice) else ()):
+        ids, contents = _identities(file).T
+        for place in np.flatnonzero(np.isin(ids, twice)).tolist():
+            identity, content = int(ids[place]), int(contents[place])
+            if identity in content_of:
+                found.setdefault(task, {})[place] = content == content_of[identity]
+            else:
+                content_of[identity] = content
     return found
+
+
+def _ids_met_twice(identities: Sequence[Path]) -> np.ndarray[Any, Any]:
+    """Of so many ids at a time as memory should hold: hashes are spread evenly."""
+    import numpy as np
+
+    number = sum(file.stat().st_size for file in identities) // _BYTES_OF_IDENTITY
+    shares = 1 + number // _IDS_AT_ONCE
+    found = [np.array([], dtype=np.uint64)]
+    for share in range(shares):
+        parts = [np.array([], dtype=np.uint64)]
+        for file in identities:
+            ids = _identities(file)[:, 0]
+            parts.append(ids[(ids != 0) & (ids % np.uint64(shares) == share)])
+        ordered = np.sort(np.concatenate(parts))
+        found.append(ordered[1:][ordered[1:] == ordered[:-1]])
+    return np.unique(np.concatenate(found))
+
+
+def _identities(file: Path) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.fromfile(file, dtype=np.uint64).reshape(-1, 2)
 
 
 def clock_of(config: IngestConfig) -> Clock | None:
