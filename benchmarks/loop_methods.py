@@ -1,7 +1,6 @@
 """What a method makes of the conversations so far: the next policy.
 
 ppo, grpo, rloo         Iterative PPO: Q of the log, then single-turn PPO (GRPO, RLOO) on it
-ppo-ahead               as ppo, with a Q that looks ahead, and shorter steps
 cloning                 imitates the logs, all of them
 filtered-cloning        imitates the conversations that ended well
 single-turn-outcome     as ppo, but γ = 0: the outcome of the very next message is the reward
@@ -30,28 +29,17 @@ Improve = Callable[[list[Path], Deployed, Settings], Deployed]
 deployed in that."""
 
 BEST_OF = 8
-AHEAD, SHORT = 0.8, 0.03
-"""τ of Q, and what a nat of KL costs: three times as much as by the configuration."""
 CLONING_EPOCHS = 2.0
 """Of a policy that goes on from the one before; from scratch it takes more."""
 CLONING_LEARNING_RATE = 1e-3
 
 
-def iterative(
-    algorithm: str,
-    *,
-    gamma: float | None = None,
-    accepted: bool = False,
-    expectile: float | None = None,
-    beta: float | None = None,
-) -> Improve:
-    """fit-q, prompts, ppo; `gamma`, `accepted` and `expectile` change what Q is of, `beta` what a
-    nat costs."""
-    steps = {"algorithm": algorithm} | ({} if beta is None else {"kl_coefficient": beta})
+def iterative(algorithm: str, *, gamma: float | None = None, accepted: bool = False) -> Improve:
+    """fit-q, prompts, ppo; `gamma` and `accepted` change what Q is of."""
 
     def improve(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
         folder = rounds[-1]
-        q = fit(rounds, deployed, settings, gamma=gamma, accepted=accepted, expectile=expectile)
+        q = fit(rounds, deployed, settings, gamma=gamma, accepted=accepted)
         if read_manifest(q).metrics["verdict"] == "noise":
             # `iterppo ppo` refuses it. The policy stays, and more conversations of it are held.
             return deployed
@@ -68,7 +56,7 @@ def iterative(
         made(
             out,
             lambda: STAGES["ppo"].run(
-                settings.of("ppo", **steps),
+                settings.of("ppo", algorithm=algorithm),
                 prompts=prompts,
                 q=q,
                 policy=deployed.policy,
@@ -87,7 +75,6 @@ def fit(
     *,
     gamma: float | None = None,
     accepted: bool = False,
-    expectile: float | None = None,
 ) -> Path:
     """Q of the newest policy, from its log and all before it: nobody throws a log away, and earlier
     policies tried what the newest one no longer says."""
@@ -109,7 +96,7 @@ def fit(
     return made(
         newest / "q",
         lambda: STAGES["fit-q"].run(
-            settings.of("fit-q", **({} if expectile is None else {"expectile": expectile})),
+            settings.of("fit-q"),
             trajectories=newest / "trajectories",
             returns=newest / "returns",
             policy=deployed.policy,
@@ -197,7 +184,6 @@ def best_of_n(rounds: list[Path], deployed: Deployed, settings: Settings) -> Dep
 
 METHODS: dict[str, Improve] = {
     "ppo": iterative("ppo"),
-    "ppo-ahead": iterative("ppo", expectile=AHEAD, beta=SHORT),
     "grpo": iterative("grpo"),
     "rloo": iterative("rloo"),
     "online-ppo": online("ppo"),

@@ -361,10 +361,6 @@ class FitQConfig(StageConfig):
     """Those numbers of a state (lstd, lstdq)."""
     action_size: Count = 8
     """And of an action, which a state does not foretell (lstd, lstdq)."""
-    expectile: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
-    """τ: what ppo climbs looks ahead: the next state counts as the τ-expectile of Q over what the
-    log says in states like it, so as what a policy would get that prefers the better of it. 0.5: as
-    what the policy gets that made the log (lstd)."""
     lambda_: Share = Field(default=0.8, alias="lambda")
     """λ of the λ-returns (td-lambda)."""
     sweeps: Count = 6
@@ -415,11 +411,6 @@ class FitQConfig(StageConfig):
     """Resamples of held-out conversations for the intervals in metrics.json."""
 
     @property
-    def looks_ahead(self) -> bool:
-        """Whether the Q that is saved is that of a better policy than the log's."""
-        return self.expectile > 0.5
-
-    @property
     def is_closed_form(self) -> bool:
         """Whether only heads are fitted, by one system of equations."""
         return self.method in ("lstd", "lstdq")
@@ -433,15 +424,6 @@ class FitQConfig(StageConfig):
     def output(self) -> Literal["bce", "squared"]:
         """What the heads' numbers are: logits, or values."""
         return "squared" if self.is_closed_form else self.loss
-
-    @model_validator(mode="after")
-    def _check(self) -> FitQConfig:
-        if self.looks_ahead and self.method != "lstd":
-            raise ValueError(
-                f"expectile {self.expectile:g} needs method lstd: {self.method} has no V of states "
-                "to look ahead with"
-            )
-        return self
 
 
 class PromptsConfig(StageConfig):

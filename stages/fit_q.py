@@ -25,8 +25,7 @@ from iterppo.logs.censoring import fate_known_until
 
 if TYPE_CHECKING:
     from iterppo.lm.q_fitting import Target
-    from iterppo.lm.q_function import Estimate, QFunction
-    from iterppo.lm.q_least_squares import Ahead
+    from iterppo.lm.q_function import Estimate
     from iterppo.lm.q_log import Conversation, Turn
     from iterppo.lm.q_sampling import OtherActions
     from iterppo.statistics.q_diagnostics import HeldOut
@@ -49,9 +48,6 @@ def run(
     conversations to the fit, and nothing else: their policies tried what the newest one no longer
     says. With lstd Q stays the newest policy's; with methods that are trained it is then that of
     all these policies together.
-
-    With an expectile above 1/2 the Q that is saved looks ahead; scores and diagnostics are still of
-    the policy that made the log, whose returns alone the log can show.
 
     A run that is killed leaves a checkpoint beside `out`, from which the same command goes on. Of
     several processes that fit together, the first one writes; the others return None.
@@ -159,14 +155,12 @@ def run(
                 for target in c.bootstrapped(values, gamma=gamma, lambda_=lambda_)
             ]
 
-        ahead: Ahead | None = None
         try:
             if config.is_closed_form:
                 solved = fit_least_squares(
                     q, own, config, gamma=gamma, actions=following, earlier=learned
                 )
                 told: dict[str, Any] = {"ridge": solved.ridge, "errors": solved.errors}
-                ahead = solved.ahead
             else:
                 fitted = fit(
                     q,
@@ -202,9 +196,6 @@ def run(
         whose = conversations if config.is_closed_form else [*conversations, *learned]
         metrics["behaviour"] = behind_the_log(whose, loaded, config)
         metrics["coverage"] = _coverage(train, others, config)
-        if ahead is not None:
-            ahead.put_into(q)
-            metrics["ahead"] = _of_both(q, conversations, scored, config)
         writer.write_json("metrics.json", metrics)
         writer.metrics.update(_summary(metrics))
         q.save(writer.folder / "model")
@@ -311,32 +302,6 @@ def _diagnose(
             seed=config.seed,
         )
         for split in ("heldout", "train")
-    }
-
-
-def _of_both(
-    q: QFunction,
-    conversations: Sequence[Conversation],
-    scored: Sequence[Sequence[Sequence[Estimate]]],
-    config: FitQConfig,
-) -> dict[str, float | None]:
-    """The Q that looks ahead beside the log's policy's, over held-out turns."""
-    import numpy as np
-
-    pairs = [
-        (segment, estimates)
-        for c, found in zip(conversations, scored, strict=True)
-        if c.split == "heldout"
-        for segment, estimates in zip(c.segments, found, strict=True)
-    ]
-    further = np.array([x for each in q.segment_values([one for one, _ in pairs]) for x in each])
-    own = np.array([estimate.q for _, estimates in pairs for estimate in estimates])
-    alike = len(own) > 1 and further.std() > 0 and own.std() > 0
-    return {
-        "expectile": config.expectile,
-        "q_mean": float(further.mean()) if len(own) else None,
-        "q_mean_of_the_logs_policy": float(own.mean()) if len(own) else None,
-        "correlation": float(np.corrcoef(further, own)[0, 1]) if alike else None,
     }
 
 

@@ -553,26 +553,6 @@ def test_a_q_in_closed_form_scores_all_turns_and_is_a_reward(
     assert [path.name for path in tmp_path.iterdir()] == ["q"]
 
 
-def test_a_q_that_looks_ahead_is_judged_as_the_one_of_the_log(
-    first: Path, config: Path, tmp_path: Path
-) -> None:
-    lstd = ("--config", config, "--set", "fit-q.method=lstd")
-    run(*explicit("fit-q", first, tmp_path / "log"), *lstd)
-    run(*explicit("fit-q", first, tmp_path / "q"), *lstd, "--set", "fit-q.expectile=0.7")
-    found, plain = (
-        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("q", "log")
-    )
-    ahead = found.pop("ahead")
-
-    assert rows(tmp_path / "q", "q") == rows(tmp_path / "log", "q")
-    assert found == plain
-    assert ahead["expectile"] == 0.7
-    assert ahead["q_mean"] != ahead["q_mean_of_the_logs_policy"]
-    heads, of_log = (QFunction.load(tmp_path / name / "model").heads for name in ("q", "log"))
-    assert not torch.equal(heads.members.weight, of_log.members.weight)
-    assert not torch.equal(heads.state.weight, of_log.state.weight)
-
-
 @pytest.mark.parametrize("method", ["fqe", "lstdq"])
 def test_without_next_actions_a_method_that_needs_them_says_what_to_do(
     method: str, first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]

@@ -2,7 +2,6 @@
 
     lstd     V̂ is the fixed point of r + γ V̂(s'), Q̂ the regression on it
     lstdq    Q̂ is the fixed point of r + γ Q̂(s', a') over actions a' of the policy to evaluate
-    ahead    of lstd: V̂ is an expectile of Q̂ over what the log says (`iterppo.rl.expectiles`)
 
 A policy that was cloned from conversations has learned to say what follows what, and reads both
 sides; what its last hidden states say of an outcome is found by one pass over the log and one
@@ -14,12 +13,10 @@ Shapes: N transitions, D features (`iterppo.lm.q_heads`), H hidden, M members, F
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +30,6 @@ from iterppo.lm.q_heads import Features, Heads
 from iterppo.lm.q_log import Conversation, of_actions
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import progress
-from iterppo.rl.expectiles import Seen, look_ahead
 from iterppo.rl.least_squares import Array, Errors, Moments
 
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4)
@@ -59,33 +55,6 @@ class LeastSquares:
     errors: dict[float, float]
     """Mean squared error of Q̂ for the returns of left-out conversations, by ridge; empty where the
     ridge was given."""
-    ahead: Ahead | None
-    """Heads for the same features that look ahead (`fit-q.expectile`)."""
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """Heads that look ahead of the policy that made the log."""
-
-    state_D: Array
-    heads_MD: Array
-    own_H: torch.Tensor | None
-    """The model's own head; None: the members' mean, which `QFunction.save` makes it."""
-
-    @torch.no_grad()
-    def put_into(self, q: QFunction) -> None:
-        """Set the heads in place."""
-        _set_heads(q, self.state_D, self.heads_MD)
-        if self.own_H is not None:
-            q.own_head = self.own_H
-
-
-class _Pairs(NamedTuple):
-    """Of the policy's own log, whose values expectiles are taken of."""
-
-    phi_ND: Array
-    psi_NE: Array
-    weight_NG: Array
 
 
 class _Transition(NamedTuple):
@@ -128,7 +97,6 @@ def fit_least_squares(
     pair, state = q.heads.members.weight.shape[1], q.heads.state.weight.shape[1]
     value, regression = (state, pair) if actions is None else (pair, state)
     moments = Moments.empty(groups=members + FOLDS, value=value, regression=regression)
-    pairs: list[_Pairs] | None = [] if config.looks_ahead else None
     errors = Errors.empty(groups=FOLDS, features=pair)
     parts = [
         (log[start : start + CONVERSATIONS_AT_ONCE], log is conversations)
@@ -136,7 +104,7 @@ def fit_least_squares(
         for start in range(0, len(log), CONVERSATIONS_AT_ONCE)
     ]
     for some, own in progress(parts, "fit-q: reading", total=len(parts), unit="parts"):
-        _add(moments, errors, q, some, config, gamma=gamma, actions=actions, own=own, pairs=pairs)
+        _add(moments, errors, q, some, config, gamma=gamma, actions=actions, own=own)
     folds = range(members, members + FOLDS)
     together = moments.of(folds)
     if together.value_mass_G[0] == 0:
@@ -153,46 +121,12 @@ def fit_least_squares(
     for member in range(members if members > 1 else 0):
         if moments.value_mass_G[member] > 0:  # of a few conversations a resample may hold none
             _, heads_MD[member] = _heads(moments.solve(ridge, group=member), actions)
-    ahead = None
-    if pairs is not None:
-        of_states, of_pairs = _expectiles(moments, pairs, config, ridge=ridge, members=members)
-        _set_heads(q, of_states, of_pairs)
-        ahead = Ahead(of_states, of_pairs, None if examples is None else _nearest(q, examples))
-    _set_heads(q, state_D, heads_MD)
-    if examples is not None:
-        q.own_head = _nearest(q, examples)
-    return LeastSquares(ridge, tried, ahead)
-
-
-def _settled(moments: Moments, *, ridge: float, **others: Any) -> tuple[Array, Array]:
-    """With the ridge, or the next stronger one with which values settle: in a small log some states
-    lead on to values that nothing there bounds."""
-    for stronger in (ridge, *(one for one in RIDGES if one > ridge)):
-        with contextlib.suppress(ValueError):
-            return look_ahead(moments, ridge=stronger, **others)
-    return look_ahead(moments, ridge=10 * RIDGES[-1], **others)
-
-
-@torch.no_grad()
-def _set_heads(q: QFunction, state_D: Array, heads_MD: Array) -> None:
-    q.heads.state.weight.copy_(torch.from_numpy(state_D[None]))
-    q.heads.members.weight.copy_(torch.from_numpy(heads_MD))
-
-
-def _expectiles(
-    moments: Moments, pairs: Sequence[_Pairs], config: FitQConfig, *, ridge: float, members: int
-) -> tuple[Array, Array]:
-    """V̂'s and the members' heads, with expectiles in the place of means."""
-    phi_ND, psi_NE, weight_NG = (np.concatenate(each) for each in zip(*pairs, strict=True))
-    seen = Seen(phi_ND.astype(float), psi_NE.astype(float))
-    together, weight_N = moments.of(range(members, members + FOLDS)), weight_NG[:, members:].sum(1)
-    solve = partial(_settled, seen=seen, tau=config.expectile, ridge=ridge)
-    state_D, head_D = solve(together, weight_N=weight_N)
-    heads_MD = np.stack([head_D] * members)
-    for member in range(members if members > 1 else 0):
-        if moments.value_mass_G[member] > 0:
-            _, heads_MD[member] = solve(moments, weight_N=weight_NG[:, member], group=member)
-    return state_D, heads_MD
+    with torch.no_grad():
+        q.heads.state.weight.copy_(torch.from_numpy(state_D[None]))
+        q.heads.members.weight.copy_(torch.from_numpy(heads_MD))
+        if examples is not None:
+            q.own_head = _nearest(q, examples)
+    return LeastSquares(ridge, tried)
 
 
 def _lift(q: QFunction, conversations: Sequence[Conversation], config: FitQConfig) -> torch.Tensor:
@@ -318,9 +252,8 @@ def _add(
     gamma: float,
     actions: Mapping[tuple[str, int], Sequence[str]] | None,
     own: bool,
-    pairs: list[_Pairs] | None,
 ) -> None:
-    """The transitions of some conversations, and the returns and the pairs of the policy's own."""
+    """The transitions of some conversations, and the returns of the policy's own."""
     members = q.settings.members
     read = iter(_lifted(q, q.features([s for c in conversations for s in c.segments])))
     by_turn = [_by_turn(c, read) for c in conversations]
@@ -351,8 +284,6 @@ def _add(
     if phi:
         features = np.stack(phi), np.stack(after), np.stack(psi)
         moments.add(*features, np.array(reward), np.stack(weight), value=own)
-        if own and pairs is not None:
-            pairs.append(_Pairs(features[0], features[2], np.stack(weight)))
     if told and own:
         errors.add(np.stack(told), np.array(wanted), np.stack(told_weight))
 

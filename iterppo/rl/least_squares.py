@@ -17,7 +17,7 @@ ensemble, the folds of a cross-validation).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,31 +115,21 @@ class Moments:
         Raises:
             ValueError: If there is no solution that is finite.
         """
-        xx_DD = self.xx_GDD[group]
+        xx_DD, yy_EE = self.xx_GDD[group], self.yy_GEE[group]
         try:
             x_D = np.linalg.solve(
                 xx_DD - self.xa_GDD[group] + pull(xx_DD, ridge, self.value_mass_G[group]),
                 self.xr_GD[group],
             )
-            y_E = self.regression(ridge, group=group)(x_D)
+            y_E = np.linalg.solve(
+                yy_EE + pull(yy_EE, ridge, self.mass_G[group]),
+                self.yr_GE[group] + self.ya_GED[group] @ x_D,
+            )
         except np.linalg.LinAlgError:
             raise ValueError("the equations have no solution; take a larger ridge") from None
         if not (np.isfinite(x_D).all() and np.isfinite(y_E).all()):
             raise ValueError("the equations have no finite solution; take a larger ridge")
         return x_D, y_E
-
-    def regression(self, ridge: float, *, group: int = 0) -> Callable[[Array], Array]:
-        """The head y (E,) that a head x (D,) of the value makes.
-
-        Raises:
-            numpy.linalg.LinAlgError: If there is none.
-        """
-        yy_EE = self.yy_GEE[group]
-        of_both = np.linalg.solve(
-            yy_EE + pull(yy_EE, ridge, self.mass_G[group]),
-            np.column_stack([self.yr_GE[group], self.ya_GED[group]]),
-        )
-        return lambda x_D: of_both[:, 0] + of_both[:, 1:] @ x_D
 
 
 @dataclass

@@ -176,43 +176,6 @@ def test_lstdq_bootstraps_on_the_actions_of_the_policy_to_evaluate(
     assert gradient.numpy() == pytest.approx((rho * head).numpy(), abs=2e-3)
 
 
-@pytest.mark.parametrize("compared_turns", [0, 12])
-def test_ahead_of_the_log_a_state_is_worth_the_expectile_of_what_was_said(
-    q: QFunction, log: Callable[..., list[Conversation]], compared_turns: int
-) -> None:
-    whole = log(60)
-    conversations, earlier = whole[:30], whole[30:]
-    chosen = config(ridge=2.0, compared_turns=compared_turns, expectile=0.8)
-    found = fit_least_squares(q, conversations, chosen, gamma=GAMMA, earlier=earlier)
-    of_policy_MD = q.heads.members.weight.detach().numpy().copy()
-    own_H = q.own_head.numpy().copy()
-    assert found.ahead is not None
-    found.ahead.put_into(q)
-
-    phi, psi, target, number_own = [], [], [], 0
-    for c in whole:
-        read = features(q, c)
-        for index in range(len(c.rows)):
-            psi.append(read[index][0])
-            phi.append(read[index][1])
-            last = index == len(c.rows) - 1
-            after_D = 0 * phi[-1] if last else read[index + 1][1]
-            target.append(c.rewards[index] + GAMMA * after_D @ found.ahead.state_D)
-        number_own += len(c.rows) if c in conversations else 0
-    psi_NE, phi_ND = np.stack(psi), np.stack(phi)[:number_own]
-    # Q̂ is the regression on r + γ V̂(s'), of all logs; the members have their resamples' …
-    second, weighted = ridged(psi_NE, np.ones(len(psi)), 2.0)
-    q_N = (psi_NE @ np.linalg.solve(second, weighted @ np.array(target)))[:number_own]
-    assert len(set(map(tuple, found.ahead.heads_MD))) == 3
-    assert q.heads.members.weight.detach().numpy() == pytest.approx(found.ahead.heads_MD, abs=1e-5)
-    # … and V̂ its expectile in the policy's own log, so above the policy's own.
-    v_N = phi_ND @ found.ahead.state_D
-    second, weighted = ridged(phi_ND, np.where(q_N > v_N, 1.6, 0.4), 2.0)
-    assert np.linalg.solve(second, weighted @ q_N) == pytest.approx(found.ahead.state_D, abs=1e-4)
-    assert v_N.mean() > q_N.mean() > (psi_NE[:number_own] @ of_policy_MD.mean(axis=0)).mean()
-    assert (q.own_head.numpy() == pytest.approx(own_H)) == (compared_turns == 0)
-
-
 def test_without_a_ridge_the_one_that_predicts_left_out_returns_best_is_taken(
     q: QFunction, log: Callable[..., list[Conversation]]
 ) -> None:
