@@ -1,6 +1,6 @@
 """How fast `ingest` and `returns` are, beside what others need for less.
 
-    python -m benchmarks.ingest [--quick] [--size-mb N] [--record]
+    python -m benchmarks.ingest [--quick] [--size-mb N] [--memory] [--record]
 
 parse_ratio: time of a bare `orjson.loads` of every line / time of the whole stage `ingest` with one
 worker, digests of the log and of the artifact included. Both in this process, pinned to one core,
@@ -19,6 +19,8 @@ returns_vs_duckdb: time of a DuckDB window query on the same Parquet, its result
 its result up. DuckDB takes all cores; both are checked to have the same numbers.
 
 The last line printed is a JSON object. `--record` writes it to `benchmarks/results/ingest.json`.
+`--memory` measures that alone, which needs no quiet machine, and records it beside what was
+measured before.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.ingest", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="256 MB and 2 million turns")
     parser.add_argument("--size-mb", type=int, help="size of the log (1000; quick: 256)")
+    parser.add_argument("--memory", action="store_true", help="peak_mb and peak_mb_5x alone")
     parser.add_argument("--record", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
     size_mb = options.size_mb or (256 if options.quick else 1_000)
@@ -65,23 +68,40 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine(), "size_mb": size_mb, "turns": num_turns}
     with tempfile.TemporaryDirectory(prefix="iterppo-benchmark-") as name:
         folder = Path(name)
-        found |= measure_returns(folder, num_turns, repeats=3)
         log = folder / "log.jsonl"
+        if not options.memory:
+            found |= measure_returns(folder, num_turns, repeats=3)
         say(f"makes a log of {size_mb} MB")
         write_log(log, size_mb * 10**6)
-        found |= measure_parsing(log, folder, repeats=3)
-        found |= measure_processes(log, folder, repeats=2)
+        if not options.memory:
+            found |= measure_parsing(log, folder, repeats=3)
+            found |= measure_processes(log, folder, repeats=2)
+        found["peak_mb"] = _peak_mb(log, folder)
         if not options.quick:
             say(f"makes a log of {5 * size_mb} MB")
             write_log(log, 5 * size_mb * 10**6)
-            large = max(_ingest(log, folder, workers).peak_mb for workers in (1, 2))
-            found["peak_mb_5x"] = round(large)
+            found["peak_mb_5x"] = _peak_mb(log, folder)
     found["load_after"] = os.getloadavg()[0]
-    text = json.dumps(found)
+    if options.memory:
+        found = {
+            name: found[name] for name in ("size_mb", "peak_mb", "peak_mb_5x") if name in found
+        }
     if options.record:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(text)
+        record(found, partial=options.memory)
+    print(json.dumps(found))
+
+
+def record(found: dict[str, Any], *, partial: bool) -> None:
+    """Write what was found; where it is only a part, the rest stays as it was."""
+    before = json.loads(RESULT.read_text(encoding="utf-8")) if partial else {}
+    if partial and before["size_mb"] != found["size_mb"]:
+        raise SystemExit(f"{RESULT} is of {before['size_mb']} MB: measure that size, or everything")
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(before | found, indent=2) + "\n", encoding="utf-8")
+
+
+def _peak_mb(log: Path, folder: Path) -> int:
+    return round(max(_ingest(log, folder, workers).peak_mb for workers in (1, 2)))
 
 
 def measure_parsing(log: Path, folder: Path, *, repeats: int) -> dict[str, Any]:
@@ -123,7 +143,6 @@ def measure_processes(log: Path, folder: Path, *, repeats: int) -> dict[str, Any
         "two_process_ceiling": round(2 * one_bare_s / two_bare_s, 2),
         "one_worker_s": round(one_s, 2),
         "two_workers_s": round(two_s, 2),
-        "peak_mb": round(max(one.peak_mb for pair in runs for one in pair)),
     }
 
 
