@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 COLOURS = {"ppo": "#1f4e9c", "grpo": "#5b8bd0", "rloo": "#9dbbe3", "best-of-n": "#dd8452"}
 ENOUGH = 3
 """Student's interval of two seeds says nothing."""
-OTHERS = ["#8c8c8c", "#b0795a", "#6b8f5e", "#a65a78", "#8172b3"]
+OTHERS = ["#8c8c8c", "#b0795a", "#6b8f5e", "#a65a78", "#8172b3", "#4f9d9d"]
 
 
 def draw(result: dict[str, Any], file: Path) -> None:
