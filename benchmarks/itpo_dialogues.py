@@ -158,9 +158,11 @@ def hold_by_model(
     per_prompt: int,
     max_turns: int,
     seed: int,
+    max_tokens: int | None = None,
 ) -> list[Dialogue]:
     """Conversations of a policy; `per_prompt` neighbours have one customer with one first message,
-    and futures of their own."""
+    and futures of their own. One of more than `max_tokens` (None: as many as the policy is served
+    with) is an error."""
     episodes: list[Episode] = []
     for prompt in range(num_prompts):
         environment = factory()
@@ -196,7 +198,7 @@ def hold_by_model(
             drawn=[one.tokens for one in written[episode.number]],
             renderer=renderer,
             system_prompt=settings.system_prompt,
-            max_tokens=settings.max_prompt_tokens + settings.max_new_tokens,
+            max_tokens=max_tokens or settings.max_prompt_tokens + settings.max_new_tokens,
         )
         for episode in episodes
     ]

@@ -16,15 +16,23 @@ OTHERS = ["#8c8c8c", "#b0795a", "#6b8f5e", "#a65a78", "#8172b3", "#4f9d9d"]
 
 def draw(result: dict[str, Any], file: Path) -> None:
     """A line a method, thin ones of its seeds, and from `ENOUGH` seeds on the interval of their
-    mean; the optimum above them."""
+    mean, below that dots; the optimum above them."""
     mpl.use("Agg")
     figure, axis = plt.subplots(figsize=(7.2, 4.4))
     rounds = range(result["rounds"] + 1)
     others = iter(OTHERS)
     for method, numbers in result["methods"].items():
         colour = COLOURS.get(method) or next(others)
-        axis.plot(rounds, numbers["mean"], color=colour, marker="o", markersize=3.5, label=method)
         seeds = result["success"][method]
+        axis.plot(
+            rounds,
+            numbers["mean"],
+            color=colour,
+            marker="o",
+            markersize=3.5,
+            linestyle="-" if len(seeds) >= ENOUGH else ":",
+            label=f"{method}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
+        )
         for rates in seeds:
             axis.plot(rounds, rates, color=colour, linewidth=0.8, alpha=0.45)
         if len(seeds) >= ENOUGH:

@@ -21,6 +21,9 @@ from iterppo.lm import policy as policies
 from iterppo.lm.policy import Policy
 
 ONLINE = OnlineSettings()
+MAX_TOKENS = 4096
+"""Of a conversation. A policy that has learned to say much writes longer ones than any log had; its
+positions are rotary, so that it can read them."""
 
 
 def online(estimator: Estimator) -> Any:
@@ -50,6 +53,7 @@ def _train(before: Path, out: Path, estimator: Estimator, settings: Settings, *,
             per_prompt=ONLINE.per_prompt,
             max_turns=rollout.max_turns,
             seed=(settings.seed * 100 + k) * 1_000_003 + update,
+            max_tokens=MAX_TOKENS,
         )
         paid = credit("outcome", dialogues, implicit=None, values=None)
         learner.step(dialogues, paid, estimator)
