@@ -259,6 +259,18 @@ def test_one_pass_reads_what_was_drawn_as_it_was_drawn(
     assert dialogues[0].turns[0]["customer"] == dialogues[1].turns[0]["customer"]
 
 
+def test_a_conversation_may_be_as_long_as_it_is_allowed_to_be(first: Policy) -> None:
+    def held(**more: int) -> list[Dialogue]:
+        return hold_by_model(
+            TUTOR.factory, first, num_prompts=1, per_prompt=2, max_turns=2, seed=3, **more
+        )
+
+    longest = max(len(dialogue.ids) for dialogue in held())
+    assert [one.ids for one in held(max_tokens=longest)] == [one.ids for one in held()]
+    with pytest.raises(ValueError, match=f"exceeds {longest - 1} tokens"):
+        held(max_tokens=longest - 1)
+
+
 def test_a_conversation_of_a_script_is_spelled_as_its_texts_are(first: Policy) -> None:
     ((turns, _),) = hold_by_script(TUTOR.factory, SCRIPT, number=1, max_turns=6, seed=2)
     found = dialogue_of(

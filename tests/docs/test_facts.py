@@ -87,6 +87,11 @@ def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
         for seed, rates in enumerate(seeds)
     }
     words = " ".join(text_of("docs/shop.md").split())
+    best, ppo = (found["success"][method] for method in ("best-of-n", "ppo"))
+    assert len(best) == 1
+    assert f"It ends at {best[0][-1]:.3f} on the one seed" in words
+    assert f"`ppo` at {ppo[0][-1]:.3f} there" in words
+    assert f"gives it {best[0][1]:.3f} where π₁ of `ppo` has {ppo[0][1]:.3f}" in words
     assert (
         f"ends at {found['share_of_optimum']:.2f} of the optimum of {found['optimum']:.3f}" in words
     )
@@ -118,13 +123,15 @@ def test_what_the_readme_says_of_the_loop_is_the_recorded_benchmark() -> None:
     mean = {method: numbers["mean"] for method, numbers in found["methods"].items()}
     said = re.findall(r"\b0\.\d{3}\b", text_of("README.md").partition("## Does it work?")[2])
 
-    assert list(map(float, said[:5])) == pytest.approx(
+    assert list(map(float, said[:7])) == pytest.approx(
         [
             mean["ppo"][0],
             mean["ppo"][-1],
             found["optimum"],
             mean["filtered-cloning"][-1],
             mean["single-turn-outcome"][-1],
+            found["success"]["best-of-n"][0][-1],
+            found["success"]["ppo"][0][-1],
         ],
         abs=6e-4,
     )
