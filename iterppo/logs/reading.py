@@ -14,6 +14,7 @@ import contextlib
 import gc
 import json
 import re
+import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,6 +70,8 @@ _MAX_REASON = 1_000
 _MAX_REASONS = 1_000
 _BYTES_OF_IDENTITY = 16
 _IDS_AT_ONCE = 2**18
+_MOST_SHARES = 256
+"""Files that are open at one time."""
 
 
 @dataclass(frozen=True)
@@ -535,16 +538,32 @@ def _ids_met_twice(identities: Sequence[Path]) -> np.ndarray[Any, Any]:
     import numpy as np
 
     number = sum(file.stat().st_size for file in identities) // _BYTES_OF_IDENTITY
-    shares = 1 + number // _IDS_AT_ONCE
-    found = [np.array([], dtype=np.uint64)]
-    for share in range(shares):
-        parts = [np.array([], dtype=np.uint64)]
-        for file in identities:
-            ids = _identities(file)[:, 0]
-            parts.append(ids[(ids != 0) & (ids % np.uint64(shares) == share)])
-        ordered = np.sort(np.concatenate(parts))
-        found.append(ordered[1:][ordered[1:] == ordered[:-1]])
+    with _shared_out(identities, shares=min(1 + number // _IDS_AT_ONCE, _MOST_SHARES)) as shares:
+        found = [np.array([], dtype=np.uint64)]
+        for file in shares:
+            ordered = np.sort(np.fromfile(file, dtype=np.uint64))
+            found.append(ordered[1:][ordered[1:] == ordered[:-1]])
     return np.unique(np.concatenate(found))
+
+
+@contextlib.contextmanager
+def _shared_out(identities: Sequence[Path], *, shares: int) -> Iterator[list[Path]]:
+    """Files of ids; the same ids are in the same one."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(dir=identities[0].parent if identities else None) as name:
+        files = [Path(name) / str(share) for share in range(shares)]
+        with contextlib.ExitStack() as stack:
+            written = [stack.enter_context(file.open("wb")) for file in files]
+            for file in identities:
+                ids = _identities(file)[:, 0]
+                ids = ids[ids != 0]
+                share = ids % np.uint64(shares)
+                order = np.argsort(share, kind="stable")
+                ends = np.cumsum(np.bincount(share.astype(np.int64), minlength=shares))
+                for out, some in zip(written, np.split(ids[order], ends[:-1]), strict=True):
+                    out.write(some.tobytes())
+        yield files
 
 
 def _identities(file: Path) -> np.ndarray[Any, Any]:
