@@ -30,8 +30,8 @@ from iterppo.logs.reading import (
     Task,
     clock_of,
     rejected_tables,
-    repeated,
 )
+from iterppo.logs.repetitions import repeated
 from iterppo.logs.sources import LogFile, log_records, pieces
 from iterppo.progress import progress
 

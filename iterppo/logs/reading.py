@@ -4,8 +4,8 @@
         -> part-NNNNN.parquet (trajectories@2) + what was not taken + counts
 
 A task depends on its own pieces alone. What needs the whole log, whether a conversation's id was
-there before, is decided afterwards from the hashes that every task returns (`repeated`); tasks
-with repetitions are done again, knowing them.
+there before, is decided afterwards from the hashes that every task saves (`logs.repetitions`);
+tasks with repetitions are done again, knowing them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import contextlib
 import gc
 import json
 import re
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,7 +50,6 @@ from iterppo.logs.times import shorten
 from iterppo.progress import progress
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
     from iterppo.logs.redaction import Redactor
@@ -68,10 +66,6 @@ _MAX_NAMES = 1_000
 _MAX_FACTS = 10_000
 _MAX_REASON = 1_000
 _MAX_REASONS = 1_000
-_BYTES_OF_IDENTITY = 16
-_IDS_AT_ONCE = 2**18
-_MOST_SHARES = 256
-"""Files that are open at one time."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +95,8 @@ class Done:
     """Lines of each piece, blank ones too."""
     reasons: Counter[str]
     identities: Path
-    """(conversations, 2) of uint64 in a file: hash of the id, hash of the line; zeros for one that
-    was rejected for itself, whose id is still free. Of all tasks together they may be more than
-    memory should hold."""
+    """File of `logs.repetitions`; zeros for a conversation that was rejected for itself, whose id
+    is still free."""
 
 
 class Reader:
@@ -506,70 +499,6 @@ def kind_of_reason(reason: str) -> str:
     value = r"(['\"]).*\1(?= (?:is (?!no role)|does |was |has ))|(?<=isoformat string: ).*"
     reason = re.sub(value, "'…'", reason, flags=re.DOTALL)
     return re.sub(r"(?<![\w-])\d+(?:\.\d+)?(?![\w-])", "N", reason)
-
-
-def repeated(identities: Sequence[Path]) -> dict[int, dict[int, bool]]:
-    """Conversations whose id was there before, in the order of the tasks; zeros are no ids.
-
-    Args:
-        identities: Of every task, see `Done`.
-
-    Returns:
-        Task -> conversation within it -> whether it is an identical copy of the first with its id.
-    """
-    import numpy as np
-
-    twice = _ids_met_twice(identities)
-    found: dict[int, dict[int, bool]] = {}
-    content_of: dict[int, int] = {}
-    for task, file in enumerate(identities if len(twice) else ()):
-        ids, contents = _identities(file).T
-        for place in np.flatnonzero(np.isin(ids, twice)).tolist():
-            identity, content = int(ids[place]), int(contents[place])
-            if identity in content_of:
-                found.setdefault(task, {})[place] = content == content_of[identity]
-            else:
-                content_of[identity] = content
-    return found
-
-
-def _ids_met_twice(identities: Sequence[Path]) -> np.ndarray[Any, Any]:
-    """Of so many ids at a time as memory should hold: hashes are spread evenly."""
-    import numpy as np
-
-    number = sum(file.stat().st_size for file in identities) // _BYTES_OF_IDENTITY
-    with _shared_out(identities, shares=min(1 + number // _IDS_AT_ONCE, _MOST_SHARES)) as shares:
-        found = [np.array([], dtype=np.uint64)]
-        for file in shares:
-            ordered = np.sort(np.fromfile(file, dtype=np.uint64))
-            found.append(ordered[1:][ordered[1:] == ordered[:-1]])
-    return np.unique(np.concatenate(found))
-
-
-@contextlib.contextmanager
-def _shared_out(identities: Sequence[Path], *, shares: int) -> Iterator[list[Path]]:
-    """Files of ids; the same ids are in the same one."""
-    import numpy as np
-
-    with tempfile.TemporaryDirectory(dir=identities[0].parent if identities else None) as name:
-        files = [Path(name) / str(share) for share in range(shares)]
-        with contextlib.ExitStack() as stack:
-            written = [stack.enter_context(file.open("wb")) for file in files]
-            for file in identities:
-                ids = _identities(file)[:, 0]
-                ids = ids[ids != 0]
-                share = ids % np.uint64(shares)
-                order = np.argsort(share, kind="stable")
-                ends = np.cumsum(np.bincount(share.astype(np.int64), minlength=shares))
-                for out, some in zip(written, np.split(ids[order], ends[:-1]), strict=True):
-                    out.write(some.tobytes())
-        yield files
-
-
-def _identities(file: Path) -> np.ndarray[Any, Any]:
-    import numpy as np
-
-    return np.fromfile(file, dtype=np.uint64).reshape(-1, 2)
 
 
 def clock_of(config: IngestConfig) -> Clock | None:

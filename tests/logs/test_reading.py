@@ -22,8 +22,9 @@ from iterppo.logs.censoring import is_censored
 from iterppo.logs.conversations import Cut, TurnTable
 from iterppo.logs.labelling import labellers_of
 from iterppo.logs.outcomes import from_conversation, from_marks, label_all
-from iterppo.logs.reading import Reader, Task, rejected_tables, repeated
+from iterppo.logs.reading import Reader, Task, rejected_tables
 from iterppo.logs.records import parse_line
+from iterppo.logs.repetitions import repeated
 from iterppo.logs.sources import LogFile, pieces
 from iterppo.logs.suggestions import Adoptions
 from iterppo.rl.returns import returns_of_turns
@@ -282,27 +283,3 @@ def test_every_line_that_ingest_reads_ends_in_one_place_whatever_the_format(
 
 def place_of(row: dict[str, Any]) -> tuple[str, int]:
     return row["conversation_id"], row["turn"]
-
-
-@given(
-    st.lists(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2)), max_size=8), max_size=5),
-    st.integers(1, 4),
-)
-def test_ids_that_were_there_before_are_found_however_many_are_looked_at_together(
-    tasks: list[list[tuple[int, int]]], at_once: int
-) -> None:
-    expected: dict[int, dict[int, bool]] = {}
-    content_of: dict[int, int] = {}
-    for task, identities in enumerate(tasks):
-        for place, (identity, content) in enumerate(identities):
-            if identity in content_of:
-                expected.setdefault(task, {})[place] = content == content_of[identity]
-            elif identity:  # 0 is no id
-                content_of[identity] = content
-    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("iterppo.logs.reading._IDS_AT_ONCE", at_once)
-        files = [Path(name) / str(task) for task in range(len(tasks))]
-        for file, identities in zip(files, tasks, strict=True):
-            file.write_bytes(np.array(identities, dtype=np.uint64).tobytes())
-
-        assert repeated(files) == expected
