@@ -36,6 +36,7 @@ from iterppo.cli_options import (
     Workers,
 )
 from iterppo.cli_report import register as register_report
+from iterppo.cli_storage import register as register_storage
 from iterppo.errors import GateError, IterPPOError
 from iterppo.launch import Processes, has_gpu, is_told_elsewhere, leave_error
 from iterppo.pipeline import STAGES
@@ -603,6 +604,7 @@ def export(
 register_decisions(app)
 register_looks(app)
 register_report(app)
+register_storage(app)
 
 
 _COMMAND_LINE_ERROR: Any = next(

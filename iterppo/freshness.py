@@ -25,7 +25,7 @@ from iterppo.artifact import (
     open_artifact,
     standing,
 )
-from iterppo.artifact.writing import process_lives
+from iterppo.artifact.placing import process_lives
 from iterppo.errors import ArtifactError, IterPPOError
 from iterppo.execution import input_records
 from iterppo.pipeline import STAGES, Stage

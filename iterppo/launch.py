@@ -117,7 +117,7 @@ def end_with_whoever_started_this() -> None:
 
     A launcher that is killed with signal 9 cannot end the processes that it started.
     """
-    from iterppo.artifact.writing import process_lives  # with pyarrow: a stage has it anyway
+    from iterppo.artifact.placing import process_lives  # with pyarrow: a stage has it anyway
 
     launcher, command = os.getppid(), int(os.environ.get(_STARTED_BY, "0"))
 

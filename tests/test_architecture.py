@@ -45,9 +45,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_decisions": LOWER | MIDDLE | {"assignment", "cli_options", "execution"},
     "cli_looks": LOWER | MIDDLE | {"cli_options", "freshness"},
     "cli_report": LOWER | MIDDLE,
+    "cli_storage": LOWER | {"cli_options"},
     "cli": LOWER
     | MIDDLE
-    | {"cli_decisions", "cli_looks", "cli_options", "cli_report", "execution", "launch", "stages"},
+    | {"cli_decisions", "cli_looks", "cli_options", "cli_report", "cli_storage"}
+    | {"execution", "launch", "stages"},
     "__main__": {"cli"},
     "iterppo": set(),  # the package itself, iterppo/__init__.py; everybody may import it
 }
@@ -69,6 +71,7 @@ NOT_LOADED_BY: dict[str, set[str]] = {
             "cli_looks",
             "cli_options",
             "cli_report",
+            "cli_storage",
             "config",
             "config_loading",
             "errors",

@@ -14,7 +14,19 @@ from iterppo.pipeline import STAGES
 from tests.conftest import ROOT, Command
 
 LOOKS = {
-    *("assign", "compare", "converged", "inspect", "plan", "report", "rounds", "schema", "status"),
+    *(
+        "assign",
+        "compare",
+        "converged",
+        "inspect",
+        "plan",
+        "pull",
+        "push",
+        "report",
+        "rounds",
+        "schema",
+        "status",
+    ),
 }
 """Commands that make no artifact."""
 

@@ -814,10 +814,10 @@ MIDDLES = [
     pytest.param("prompts", "iterppo.lm.rendering:Renderer.fit", 90, id="prompts, half of them"),
     pytest.param("ppo", "iterppo.lm.ppo:PPOTrainer._compute_loss", 3, id="ppo, its third step"),
     pytest.param("export", "iterppo.lm.export:check_export", 1, id="export, before its check"),
-    pytest.param("returns", "iterppo.artifact.writing:_replace", 1, id="returns, before its name"),
-    pytest.param("ppo", "iterppo.artifact.writing:_replace", 1, id="ppo, before its name"),
+    pytest.param("returns", "iterppo.artifact.writing:put_in_place", 1, id="returns, before its name"),
+    pytest.param("ppo", "iterppo.artifact.writing:put_in_place", 1, id="ppo, before its name"),
     pytest.param(
-        "ingest", "iterppo.artifact.writing:_replace", 2, id="ingest, between its two artifacts"
+        "ingest", "iterppo.artifact.writing:put_in_place", 2, id="ingest, between its two artifacts"
     ),
 ]
 
@@ -926,7 +926,7 @@ def test_a_stage_killed_while_it_replaces_an_artifact_leaves_a_whole_one_or_none
     arguments = [*explicit("returns", first, runs / "made"), "--config", config]
     run(*arguments)
     for number, place in enumerate(
-        ("iterppo.artifact.writing:_replace", "iterppo.artifact.writing:_sync")
+        ("iterppo.artifact.writing:put_in_place", "iterppo.artifact.writing:sync")
     ):
         marker = tmp_path / f"marker {number}"
         kill_in_the_middle(worker, [*arguments, "--force"], place, 1, marker)

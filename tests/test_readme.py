@@ -36,7 +36,18 @@ def test_every_command_in_the_readme_exists() -> None:
     named = set(re.findall(r"(?:\.venv/bin/|`)iterppo ([a-z][a-z-]*)", README))
 
     assert named <= set(STAGES) | {
-        *("assign", "compare", "converged", "inspect", "plan", "report", "rounds", "schema"),
+        *(
+            "assign",
+            "compare",
+            "converged",
+            "inspect",
+            "plan",
+            "pull",
+            "push",
+            "report",
+            "rounds",
+            "schema",
+        ),
         "status",
     }
     assert set(STAGES) <= named

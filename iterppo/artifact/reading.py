@@ -163,20 +163,32 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
             "it."
         )
     try:
-        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        text = (path / MANIFEST).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path / MANIFEST}: damaged ({error}). Make the artifact again with --force."
-        ) from None
+        raise _damaged(path / MANIFEST, f" ({error})") from None
+    return parse_manifest(text, str(path), kind)
+
+
+def parse_manifest(text: str, place: str, kind: str | None = None) -> Manifest:
+    """The manifest that was read at `place`, a path or a URL.
+
+    Raises:
+        ArtifactError: As `read_manifest`.
+    """
+    where = f"{place}/{MANIFEST}"
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise _damaged(where, f" ({error})") from None
     if not isinstance(content, dict) or content.get("format") != "iterppo":
-        raise ArtifactError(f"{path / MANIFEST}: not written by iterppo. Check the path.")
+        raise ArtifactError(f"{where}: not written by iterppo. Check the path.")
     found, version = content.get("kind"), content.get("version")
     if kind is not None and found != kind:
-        raise ArtifactError(f"{path}: is {found}@{version}, expected {kind}. Check the path.")
+        raise ArtifactError(f"{place}: is {found}@{version}, expected {kind}. Check the path.")
     known = known_versions(str(found))
     if version not in known:
         raise ArtifactError(
-            f"{path}: is {found}@{version}, this iterppo {iterppo.__version__} reads "
+            f"{place}: is {found}@{version}, this iterppo {iterppo.__version__} reads "
             f"{', '.join(f'{found}@{v}' for v in known) or 'no such kind'}. Update iterppo, or "
             "make the artifact again."
         )
@@ -184,11 +196,12 @@ def read_manifest(path: Path, kind: str | None = None) -> Manifest:
         return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise ArtifactError(
-            f"{path / MANIFEST}: damaged, {where}: {first['msg']}. Make the artifact again with "
-            "--force."
-        ) from None
+        field = ".".join(str(p) for p in first["loc"])
+        raise _damaged(where, f", {field}: {first['msg']}") from None
+
+
+def _damaged(where: Path | str, why: str) -> ArtifactError:
+    return ArtifactError(f"{where}: damaged{why}. Make the artifact again with --force.")
 
 
 def open_artifact(path: Path, kind: str | None = None, *, verify: bool = True) -> Artifact:

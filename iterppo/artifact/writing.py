@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import importlib.metadata
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -30,6 +28,7 @@ from iterppo.artifact.manifest import (
     fingerprint,
 )
 from iterppo.artifact.parts import ROWS_PER_GROUP, PartWriter, table_of
+from iterppo.artifact.placing import hidden_beside, put_in_place, refuse_foreign, sweep, sync
 from iterppo.contracts import ROWS, current_version
 from iterppo.contracts.base import arrow_schema
 from iterppo.errors import UsageError
@@ -70,14 +69,14 @@ class ArtifactWriter:
         self._part: PartWriter | None = None
         self._num_parts = 0
         self._pending: list[dict[str, Any]] = []
-        self.folder = out.parent / f".{out.name}.tmp-{os.getpid()}"
+        self.folder = hidden_beside(out)
         self._begun_s = time.monotonic()
 
     def __enter__(self) -> Self:
-        _refuse_foreign(self.out, self.kind)
+        refuse_foreign(self.out, self.kind)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(self.out)
+            sweep(self.out)
             self.folder.mkdir()
         except OSError as error:
             raise UsageError(
@@ -215,12 +214,12 @@ class ArtifactWriter:
             seconds=round(time.monotonic() - self._begun_s, 3),
         )
         for name in files:
-            _sync(self.folder / name)
+            sync(self.folder / name)
         (self.folder / MANIFEST).write_text(
             manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
         )
-        _sync(self.folder / MANIFEST)
-        _replace(self.folder, self.out)
+        sync(self.folder / MANIFEST)
+        put_in_place(self.folder, self.out)
         self.manifest = manifest
 
 
@@ -240,61 +239,3 @@ def _library_versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace(new: Path, out: Path) -> None:
-    """Put `new` in the place of `out`. A kill between the renames leaves no artifact rather than
-    half of one."""
-    old = out.parent / f".{out.name}.old-{os.getpid()}"
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
-    _sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sweep(out: Path) -> None:
-    """Remove what killed runs left beside `out`; folders of processes that still live are not
-    touched."""
-    for mark in (".tmp-", ".old-"):
-        for leftover in out.parent.glob(f".{glob.escape(out.name)}{mark}*"):
-            pid = leftover.name.rpartition("-")[2]
-            if pid.isdigit() and (int(pid) == os.getpid() or not process_lives(int(pid))):
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def process_lives(pid: int) -> bool:
-    """Whether there is a process of this number on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _refuse_foreign(out: Path, kind: str) -> None:
-    """Never overwrite a folder that is not an artifact of this kind."""
-    if not out.exists():
-        return
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    try:
-        found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        same = found.get("format") == "iterppo" and found.get("kind") == kind
-    except (OSError, ValueError, AttributeError):
-        same = False
-    if not same:
-        raise UsageError(
-            f"{out}: exists and is not an artifact of kind {kind}, so it is not replaced. Choose "
-            "another --out."
-        )

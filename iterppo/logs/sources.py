@@ -21,13 +21,11 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from iterppo.artifact import InputRecord
+from iterppo.artifact.file_systems import file_system, first_line, is_url, shown, url_of
 from iterppo.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
 
 LOG_FILE = "log.jsonl"
 """Name of the log within an artifact of kind `log`."""
@@ -56,16 +54,16 @@ class LogFile:
         Raises:
             OSError: As the file system says.
         """
-        if not _is_url(self.location):
+        if not is_url(self.location):
             return Path(self.location).open("rb", buffering=_BUFFER_BYTES)
-        system, path = _file_system(self.location)
+        system, path = file_system(self.location)
         return cast(BinaryIO, system.open_input_file(path))
 
     def size_bytes(self) -> int:
         """Size, still compressed."""
-        if not _is_url(self.location):
+        if not is_url(self.location):
             return Path(self.location).stat().st_size
-        system, path = _file_system(self.location)
+        system, path = file_system(self.location)
         return int(system.get_file_info(path).size)
 
     def digest(self) -> str:
@@ -124,19 +122,21 @@ def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[LogFil
         if pattern == STANDARD_INPUT:
             matches = [STANDARD_INPUT]
         else:
-            matches = _match_url(pattern) if _is_url(pattern) else _match_path(pattern)
-        if not matches and not _is_url(pattern) and Path(pattern).is_dir():
+            matches = _match_url(pattern) if is_url(pattern) else _match_path(pattern)
+        if not matches and not is_url(pattern) and Path(pattern).is_dir():
             raise DataError(
                 f"{pattern}: a folder, in which no {LOG_FILE} lies. Name its files, as "
                 f"'{Path(pattern) / '*.jsonl'}'."
             )
         if not matches:
-            raise DataError(f"{pattern}: no such log. Check the path (quote a glob: '*.jsonl.gz').")
+            raise DataError(
+                f"{shown(pattern)}: no such log. Check the path (quote a glob: '*.jsonl.gz')."
+            )
         for match in matches:
-            is_path = not _is_url(match) and match != STANDARD_INPUT
+            is_path = not is_url(match) and match != STANDARD_INPUT
             place = os.path.abspath(match) if is_path else match
             same = os.path.realpath(match) if is_path else match
-            log = (place, len(match), LogFile(_printable(match), match))
+            log = (place, len(match), LogFile(_printable(shown(match)), match))
             found[same] = min(log, found.get(same, log))  # of several names the shortest
     return [log for _, _, log in sorted(found.values())]
 
@@ -158,8 +158,7 @@ def _match_path(pattern: str) -> list[str]:
 def _match_url(pattern: str) -> list[str]:
     from pyarrow.fs import FileSelector, FileType
 
-    system, path = _file_system(pattern)
-    prefix = pattern.removesuffix(path)
+    system, path = file_system(pattern)
     try:
         if not glob.has_magic(path):
             return [pattern] if system.get_file_info(path).type == FileType.File else []
@@ -168,29 +167,15 @@ def _match_url(pattern: str) -> list[str]:
         folder = str(PurePosixPath(*parts[:fixed]))
         listed = system.get_file_info(FileSelector(folder, allow_not_found=True, recursive=True))
     except OSError as error:
-        raise DataError(f"{pattern}: cannot be listed ({_first_line(error)}).") from None
+        raise DataError(f"{shown(pattern)}: cannot be listed ({first_line(error)}).") from None
     depth = len(parts)
     return [
-        prefix + info.path
+        url_of(info.path, like=pattern)
         for info in listed
         if info.type == FileType.File
         and len(PurePosixPath(info.path).parts) == depth
         and fnmatch.fnmatchcase(info.path, path)
     ]
-
-
-def _is_url(location: str) -> bool:
-    return "://" in location
-
-
-def _file_system(url: str) -> tuple[FileSystem, str]:
-    from pyarrow.fs import FileSystem
-
-    try:
-        system, path = FileSystem.from_uri(url)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{url}: no file system opens it ({_first_line(error)}).") from None
-    return system, path
 
 
 def pieces(
@@ -301,11 +286,7 @@ def open_lines(file: LogFile) -> Iterator[BinaryIO]:
 
 def unreadable(file: LogFile, line: int | None, error: Exception) -> DataError:
     where = file.name if line is None else f"{file.name}: line {line}"
-    return DataError(f"{where}: cannot be read ({_first_line(error)}). Is the file whole?")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return DataError(f"{where}: cannot be read ({first_line(error)}). Is the file whole?")
 
 
 def log_records(logs: Sequence[LogFile]) -> dict[str, InputRecord]:

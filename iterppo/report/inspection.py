@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from iterppo.artifact import MANIFEST, read_manifest
-from iterppo.artifact.writing import process_lives
+from iterppo.artifact.placing import process_lives
 from iterppo.errors import ArtifactError, UsageError
 from iterppo.logs.sources import LOG_FILE
 from iterppo.report.artifact_content import Wish, artifact_content, half_written_content

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from iterppo.artifact import MANIFEST, ArtifactWriter
-from iterppo.artifact.writing import process_lives
+from iterppo.artifact.placing import process_lives
 from iterppo.errors import UsageError
 from tests.artifact.made import CONFIG, contents, lines_of, message, names, reject, write
 from tests.conftest import ROOT
@@ -229,7 +229,7 @@ def test_a_full_disk_is_a_line_and_leaves_what_was_there(
         raise error
 
     if when == "at its end":
-        monkeypatch.setattr("iterppo.artifact.writing._sync", full)
+        monkeypatch.setattr("iterppo.artifact.writing.sync", full)
 
     def write() -> None:
         with ArtifactWriter(out, **settings):

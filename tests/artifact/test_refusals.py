@@ -164,7 +164,7 @@ def test_what_is_not_an_artifact_of_the_kind_is_never_replaced(folder: Path, wha
 
     assert str(raised.value) == (
         "x: exists and is not an artifact of kind rejects, so it is not replaced. Choose "
-        "another --out."
+        "another place."
     )
     assert raised.value.exit_status == 2
     assert contents(folder) == before

@@ -142,6 +142,16 @@ def test_a_log_artifact_stands_for_the_log_in_it(folder: Path) -> None:
     assert find_logs([], Path("runs/shop/000")) == files(log)
 
 
+def test_a_url_may_have_characters_of_its_own_and_is_named_as_people_read_it(folder: Path) -> None:
+    Path("a b#.jsonl").write_bytes(b"one\n")
+
+    for pattern in ("a%20b%23.jsonl", "a%20*.jsonl"):
+        (log,) = find_logs([f"file://{folder}/{pattern}"], None)
+
+        assert log.name == f"file://{folder}/a b#.jsonl"
+        assert list(Lines(Piece(log))) == [(1, b"one")]
+
+
 @pytest.mark.parametrize("name", ["absent.jsonl", "*.absent"], ids=["a file", "a glob"])
 def test_a_name_without_a_log_is_refused(folder: Path, name: str) -> None:
     with pytest.raises(DataError, match="no such log") as raised:
