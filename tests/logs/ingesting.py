@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from iterppo.artifact import Manifest, open_artifact
 from iterppo.config import IngestConfig
+from iterppo.logs import sources
 from iterppo.logs.sources import LogFile
 from iterppo.report.conservation import conservation
 from iterppo.stages import ingest
+from tests.logs.lines import Message, business, customer
+
+
+def line(identity: str, *messages: Message, outcome: int | None = 0, **fields: Any) -> bytes:
+    """A line of the neutral format."""
+    content = {"conversation_id": identity, "messages": messages, "outcome": outcome, **fields}
+    return json.dumps(content).encode() + b"\n"
+
+
+ONE = line("one", customer("hi"), business("hello"))
+TWO = line("two", customer("hey"), business("ho"))
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,13 @@ def ingested(
     )
     check_counts(found)
     return found
+
+
+def ingested_in_pieces(
+    folder: Path, files: Mapping[str, bytes], piece_bytes: int, **settings: Any
+) -> Ingested:
+    with mock.patch.object(sources, "PIECE_BYTES", piece_bytes):
+        return ingested(folder, files, **settings)
 
 
 def check_counts(found: Ingested) -> None:

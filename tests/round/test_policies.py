@@ -1,0 +1,156 @@
+"""The policies of a round: what ppo makes, what is exported, who holds the next conversations."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iterppo.errors import UsageError
+from iterppo.logs.sources import LOG_FILE
+from tests.round.tiny_round import CONVERSATIONS, explicit, invoke, manifest, rows, run
+
+# --- ppo -----------------------------------------------------------------------------------------
+
+
+def test_ppo_reports_a_ratio_of_one_and_a_policy_that_moved(first: Path) -> None:
+    metrics = manifest(first / "policy").metrics
+    versions = {metrics["policy_version"], metrics["behaviour_version"]}
+
+    assert metrics["behaviour_version"] == manifest(first / "init").metrics["policy_version"]
+    # The policy that was best on held-out prompts is kept, be it the one before the first update.
+    assert (len(versions) == 2) == (float(metrics["kept_update"] or 0) > 0)
+    # An estimate from sixteen completions, which may fall below 0; of a policy that did not move
+    # it is 0.
+    assert abs(float(metrics["kl_last"] or 0)) > 1e-4
+    assert float(metrics["best_of_q"] or 0) > 0
+    assert float(metrics["largest_first_log_ratio"] or 0) <= 1e-4
+    assert (first / "policy" / "critic.safetensors").is_file()
+    assert (first / "policy" / "training_log.parquet").is_file()
+    readings = json.loads((first / "policy" / "watch.json").read_text())["readings"]
+    assert readings[0]["update"] == 0
+
+
+def test_a_critic_that_begins_with_returns_reads_the_log(
+    first: Path, config: Path, tmp_path: Path
+) -> None:
+    chosen = ("critic_warmup=returns", "baseline=none", "updates=1")
+    settings = [word for each in chosen for word in ("--set", f"ppo.{each}")]
+    written = ("--out", tmp_path / "policy", "--config", config, "--force", *settings)
+    run("ppo", "--round", first, *written)
+    named = [
+        argument
+        for name, place in (("prompts", "prompts"), ("q", "q"), ("policy", "init"))
+        for argument in (f"--{name}", first / place)
+    ]
+    with pytest.raises(UsageError, match="Name --trajectories"):
+        invoke("ppo", *named, *written)
+
+    assert "trajectories" in manifest(tmp_path / "policy").inputs
+    assert "trajectories" not in manifest(first / "policy").inputs
+
+
+def test_completions_that_do_not_divide_are_a_usage_error(
+    first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    done = command(
+        *explicit("ppo", first, tmp_path / "policy"),
+        *("--config", config, "--set", "ppo.microbatch_size=5", "--force"),
+    )
+
+    assert done.status == 2
+    assert done.stderr.count("\n") == 1
+    assert "microbatch_size = 5" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- policies that serve -------------------------------------------------------------------------
+
+
+def test_the_export_was_served_by_plain_transformers_in_a_fresh_process(first: Path) -> None:
+    metrics = manifest(first / "export").metrics
+    prompt = rows(first / "prompts", "prompts")[0]["prompt"]
+    card = (first / "export" / "README.md").read_text(encoding="utf-8")
+
+    assert metrics["check_prompt"] == prompt[-1]["content"]
+    assert isinstance(metrics["check_completion"], str)
+    assert metrics["policy_version"] == manifest(first / "policy").metrics["policy_version"]
+    assert str(metrics["policy_version"]) in card
+    assert manifest(first / "policy").digest[:16] in card
+
+
+def test_the_next_round_begins_with_a_log_of_the_new_policy(
+    first: Path, config: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(first, tmp_path / "000")
+    second = tmp_path / "001"
+    run("rollout", "--round", second, "--config", config)
+    run("ingest", "--round", second, "--config", config)
+    log, trajectories = manifest(second / "log"), manifest(second / "trajectories")
+    version = manifest(first / "policy").metrics["policy_version"]
+    turns = rows(second / "trajectories", "trajectories")
+
+    assert log.inputs["policy"].digest == manifest(first / "policy").digest
+    assert log.metrics["policy_version"] == version
+    assert trajectories.counts["conversations"] == CONVERSATIONS
+    assert {row["policy_version"] for row in turns} == {version}
+    assert all(
+        (row["suggestion_logprob"] is not None) == (row["adoption"] != "not_shown") for row in turns
+    )
+    # Whoever was met by the assistant of the first log is not met again.
+    met = {row["conversation_id"] for row in rows(first / "trajectories", "trajectories")}
+    assert not met & {row["conversation_id"] for row in turns}
+
+
+def test_an_export_holds_the_conversations_that_its_policy_would(
+    first: Path, config: Path, tmp_path: Path
+) -> None:
+    for name in ("policy", "export"):
+        run("rollout", "--policy", first / name, "--out", tmp_path / name, "--config", config)
+    by_policy, by_export = ((tmp_path / name / LOG_FILE) for name in ("policy", "export"))
+
+    assert by_policy.read_bytes() == by_export.read_bytes()
+
+
+def test_a_hugging_face_folder_can_be_the_first_policy(
+    first: Path, config: Path, tmp_path: Path
+) -> None:
+    arguments = ["init", "--model", first / "export", "--out", tmp_path / "init"]
+    arguments += ["--config", config, "--set", "init.system_prompt=Be brief."]
+    run(*arguments)
+    wrapped, source = manifest(tmp_path / "init"), first / "export"
+
+    assert (tmp_path / "init" / "model" / "model.safetensors").read_bytes() == (
+        source / "model.safetensors"
+    ).read_bytes()
+    assert wrapped.metrics["policy_version"] != manifest(source).metrics["policy_version"]
+    assert any(name.startswith("model ") for name in wrapped.inputs)
+    assert "up to date" in run(*arguments)
+    # It can be used as any other: here, to render prompts.
+    run(
+        *("prompts", "--trajectories", first / "trajectories", "--policy", tmp_path / "init"),
+        *("--out", tmp_path / "prompts", "--config", config),
+    )
+    (prompt, *_) = rows(tmp_path / "prompts", "prompts")
+    assert prompt["prompt"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_a_script_is_named(tmp_path: Path, config: Path, command: Callable[..., Any]) -> None:
+    rates = {}
+    for name in ("expert", "uniform"):
+        folder = tmp_path / name
+        run(
+            *("rollout", "--policy", f"scripted:{name}", "--out", folder, "--config", config),
+            *("--set", "rollout.conversations=150", "--set", "rollout.max_turns=20"),
+        )
+        rates[name] = float(manifest(folder).metrics["outcome_rate"])
+        assert manifest(folder).metrics["policy_version"] == f"scripted-{name}"
+    # .38 and .14, exactly (`iterppo.environments.shop_optimum`); 150 conversations miss by .06.
+    assert rates["expert"] > rates["uniform"] + 0.1
+
+    done = command("rollout", "--policy", "scripted:wizard", "--out", tmp_path / "none")
+    assert done.status == 2
+    assert "mediocre, expert, uniform" in done.stderr
+    assert not (tmp_path / "none").exists()

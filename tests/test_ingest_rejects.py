@@ -1,0 +1,156 @@
+"""What `ingest` does not take: ids that were there before, and rejects with their reasons."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from iterppo.artifact import open_artifact
+from iterppo.errors import DataError
+from tests.conftest import Command
+from tests.logs.ingesting import ONE, TWO, ingested, ingested_in_pieces, line
+from tests.logs.lines import customer, said
+
+# --- ids that are there before -------------------------------------------------------------------
+
+OTHER_ONE = line("one", customer("something else"))
+
+
+@pytest.mark.parametrize(
+    "piece_bytes", [10**9, len(ONE), 10], ids=["one part", "a part a line", "several pieces a line"]
+)
+def test_ingest_takes_the_first_of_an_id_drops_copies_and_refuses_the_rest(
+    piece_bytes: int, tmp_path: Path
+) -> None:
+    content = ONE + TWO + OTHER_ONE + ONE + TWO
+
+    found = ingested_in_pieces(tmp_path, {"a.jsonl": content}, piece_bytes)
+
+    assert found.texts() == [("hi", "hello"), ("hey", "ho")]
+    assert found.reasons() == [(3, "conversation_id: 'one' was there before")]
+    assert (found.counts["lines"], found.counts["copies"]) == (5, 2)
+
+
+def test_ingest_finds_an_id_again_in_another_file(tmp_path: Path) -> None:
+    files = {"a.jsonl": ONE, "b.jsonl.gz": gzip.compress(TWO + ONE), "c.jsonl": TWO + OTHER_ONE}
+
+    found = ingested_in_pieces(tmp_path, files, 10)
+
+    assert found.texts() == [("hi", "hello"), ("hey", "ho")]
+    assert found.counts["copies"] == 2
+    assert [(row["source"], row["line"]) for row in found.rejects] == [("c.jsonl", 2)]
+
+
+@pytest.mark.parametrize("piece_bytes", [10**9, 10], ids=["one part", "many parts"])
+@pytest.mark.parametrize(
+    ("rejected", "settings", "why"),
+    [
+        pytest.param(
+            line("one", customer("hi", time="yesterday")),
+            {},
+            "messages.0.time: Value error, Invalid isoformat string: 'yesterday'",
+            id="for its times",
+        ),
+        pytest.param(
+            line("one", customer("hi"), customer_id=None, business_id="b"),
+            {"split_by": "customer"},
+            "customer_id: is missing, and ingest.split_by = 'customer' needs it",
+            id="for want of a key",
+        ),
+        pytest.param(
+            line("one", meta={"product": "\ud83d"}),
+            {"facts": ["product"]},
+            "meta.product: half a character at 0",
+            id="for a fact",
+        ),
+    ],
+)
+def test_an_id_that_ingest_rejected_for_itself_is_still_free(
+    rejected: bytes, settings: dict[str, Any], why: str, piece_bytes: int, tmp_path: Path
+) -> None:
+    taken = line("one", customer("again"), customer_id="k")
+
+    found = ingested_in_pieces(tmp_path, {"a.jsonl": rejected + taken}, piece_bytes, **settings)
+
+    assert found.texts() == [("again", None)]
+    assert found.reasons() == [(1, why)]
+
+
+# --- what is rejected ----------------------------------------------------------------------------
+
+
+def test_more_rejects_than_are_allowed_end_with_3_and_the_five_commonest_reasons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken = [
+        *[b"{"] * 7,
+        *[b"[]"] * 2,
+        *[line("", customer("a"))] * 6,
+        *[line(f"t{n}", customer("a"), customer("b", time=f"at {n}")) for n in range(5)],
+        *[line(f"r{n}", *[customer("a")] * n, said("agent", "a")) for n in range(4)],
+        *[line("one", customer(f"no {n}")) for n in range(3)],
+        b"\xff",
+    ]
+    Path("bad.jsonl").write_bytes(ONE + b"\n".join(one.rstrip() for one in broken))
+
+    done = command("ingest", "bad.jsonl", "--out", "x", "--max-reject-rate", "0.5")
+
+    assert (done.status, done.stdout) == (3, "")
+    assert done.stderr == (
+        "iterppo: 28 of 29 lines were not taken, more than ingest.max_reject_rate = 0.5 allows: "
+        "7 × not JSON; "
+        "6 × conversation_id: is empty; "
+        "5 × messages.N.time: Value error, Invalid isoformat string: '…'; "
+        "4 × messages.N.role: Input should be 'customer' or 'business'; "
+        "3 × conversation_id: '…' was there before. "
+        "See: iterppo inspect x-rejects\n"
+    )
+    assert not Path("x").exists()
+    assert open_artifact(Path("x-rejects"), "rejects").manifest.rows == 28
+    assert command("ingest", "bad.jsonl", "--out", "x", "--max-reject-rate", "1").status == 0
+
+
+def test_the_share_of_rejects_that_is_allowed_may_be_used_up(tmp_path: Path) -> None:
+    content = TWO + b"".join(line(f"c{n}") for n in range(98))
+
+    assert ingested(tmp_path / "a", content + b"{", max_reject_rate=0.01).counts["rejects"] == 1
+    with pytest.raises(DataError, match=r"^2 of 101 lines were not taken"):
+        ingested(tmp_path / "b", content + b"{\n{", max_reject_rate=0.01)
+
+
+def test_a_thousand_kinds_of_reasons_are_told_apart_and_no_more(tmp_path: Path) -> None:
+    content = b"\n".join(
+        json.dumps({"messages": [said(f"role {n}x", "a")], "id": n}).encode() for n in range(1_100)
+    )
+
+    with pytest.raises(DataError, match=r"100 × other reasons; 1 × messages.N.role: 'role 0x' is"):
+        ingested(tmp_path, content, format="openai")
+
+    assert open_artifact(tmp_path / "rejects").manifest.rows == 1_100
+
+
+def test_long_rejects_are_written_a_few_at_a_time(tmp_path: Path) -> None:
+    broken = [b"{" + bytes([97 + n]) * 900_000 for n in range(12)]
+
+    found = ingested(tmp_path, ONE + b"\n".join(broken))
+
+    assert [row["raw"] for row in found.rejects] == [one.decode() for one in broken]
+    with pq.ParquetFile(tmp_path / "rejects" / "part-00000.parquet") as file:
+        assert file.num_row_groups == 3
+
+
+def test_what_is_too_long_to_be_kept_is_cut_without_half_an_address(tmp_path: Path) -> None:
+    head = '{"role": "agent", "text": "Zoë anna@example.com", "more": "'.encode()
+    long = head + b"." * (2**20 - len(head) - 9) + b'bertha@example.com"}'
+
+    plain = ingested(tmp_path / "a", ONE + long)
+    masked = ingested(tmp_path / "b", ONE + long, redact=True)
+
+    assert plain.rejects[0]["raw"].endswith(f".bertha@ex … ({len(long)} bytes)")
+    assert masked.rejects[0]["raw"] == (
+        f'{{"role": "agent", "text": "Zoë [EMAIL]", "more":  … ({len(long)} bytes)'
+    )
