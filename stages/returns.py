@@ -64,7 +64,7 @@ def run(
         ArtifactWriter(
             out, kind="returns", stage="returns", config=config, inputs=inputs
         ) as writer,
-        open_engine(engine, workers=workers, enough=enough) as pool,
+        open_engine(engine, workers=workers, enough=enough, threads=True) as pool,
     ):
         weighting = None
         if config.weights == "kaplan-meier":

@@ -56,7 +56,9 @@ class Engine(Protocol):
 
 
 @contextlib.contextmanager
-def open_engine(name: EngineName, *, workers: int, enough: int | None = None) -> Iterator[Engine]:
+def open_engine(
+    name: EngineName, *, workers: int, enough: int | None = None, threads: bool = False
+) -> Iterator[Engine]:
     """An engine, for as long as its context is open.
 
     Args:
@@ -65,12 +67,17 @@ def open_engine(name: EngineName, *, workers: int, enough: int | None = None) ->
             is joined. 0: one a core.
         enough: Where no number is asked for, more processes than that would cost more time than
             they save.
+        threads: Whether functions spend their time in Arrow and numpy, which let other threads go
+            on: where one process is enough and none was asked for, it has a thread a core.
 
     Raises:
         UsageError: If it is not installed, or its cluster cannot be reached.
     """
     if name == "local":
-        yield Processes(workers or min(enough or available_cores(), available_cores()))
+        cores = available_cores()
+        yield Processes(
+            workers or min(enough or cores, cores), threads=cores if threads and not workers else 1
+        )
         return
     from iterppo.engines.ray_data import ray_data
 

@@ -10,6 +10,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,10 +32,12 @@ def available_cores() -> int:
 
 
 class Processes:
-    """Processes of this machine; none but this one where one is enough."""
+    """Processes of this machine; none but this one where one is enough, and in that so many
+    threads."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, threads: int = 1) -> None:
         self.workers = workers
+        self.threads = threads
 
     def is_here(self, num_tasks: int) -> bool:
         """See `Engine`."""
@@ -45,7 +48,7 @@ class Processes:
     ) -> Iterator[Result]:
         """See `Engine`."""
         if self.is_here(len(items)):
-            yield from map(function, items)
+            yield from self._map_here(function, items)
             return
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
@@ -61,6 +64,18 @@ class Processes:
             raise UsageError(
                 "a worker process was killed, for want of memory perhaps. Run it with --workers 1."
             ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _map_here(
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[Result]:
+        if min(self.threads, len(items)) <= 1:
+            yield from map(function, items)
+            return
+        pool = ThreadPoolExecutor(min(self.threads, len(items)))
+        try:
+            yield from pool.map(function, items)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
