@@ -9,7 +9,14 @@ configuration.
 """
 
 from iterppo.artifact.alongside import Alongside, alongside, paired_conversations
-from iterppo.artifact.lineage import Ancestor, is_elsewhere, lineage, locate, standing
+from iterppo.artifact.lineage import (
+    Ancestor,
+    is_elsewhere,
+    lineage,
+    locate,
+    locate_as_named,
+    standing,
+)
 from iterppo.artifact.manifest import (
     MANIFEST,
     FileRecord,
@@ -52,6 +59,7 @@ __all__ = [
     "is_up_to_date",
     "lineage",
     "locate",
+    "locate_as_named",
     "open_artifact",
     "paired_conversations",
     "read_manifest",

@@ -107,6 +107,16 @@ def locate(record: InputRecord, *, near: Path) -> tuple[Path | None, Found]:
     return instead, "missing" if instead is None else "changed"
 
 
+def locate_as_named(record: InputRecord, *, near: Path) -> tuple[Path | None, Found]:
+    """`locate`, but by the name that it was given where the input still lies there: that is how
+    people know it."""
+    named = Path(record.path)
+    if not is_elsewhere(record) and digest_at(named, record.kind) == record.digest:
+        return named, "found"
+    path, found = locate(record, near=near)
+    return (named if found == "changed" and named.exists() else path), found
+
+
 def standing(record: InputRecord, *, near: Path) -> Path | None:
     """What lies today where an input lay, whatever it holds.
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from iterppo.artifact import Artifact, read_manifest
+from iterppo.artifact import Artifact, locate_as_named
 from iterppo.errors import ArtifactError, DataError
 from iterppo.lm.policy import load_settings, prepare_libraries
 from iterppo.lm.q_function import QFunction
@@ -79,13 +78,13 @@ def _system_prompt(q: Artifact) -> str:
             f"{q.path}: its manifest does not name the policy that it was fitted for, and only it "
             "knows the system prompt of Q's states. Fit Q again."
         )
-    path = Path(record.path)
-    if not path.exists():
+    path, found = locate_as_named(record, near=q.path)
+    if path is None:
         raise ArtifactError(
-            f"{path}: not found, the policy that {q.path} was fitted for, and only it knows the "
-            "system prompt of Q's states. Put it back, or fit Q again."
+            f"{record.path}: not found, the policy that {q.path} was fitted for, and only it knows "
+            "the system prompt of Q's states. Put it back, or fit Q again."
         )
-    if read_manifest(path).digest != record.digest:
+    if found == "changed":
         raise ArtifactError(
             f"{path}: changed since {q.path} was fitted for it, so the system prompt of Q's states "
             "is not known. Put it back, or fit Q again."

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from iterppo.artifact import Artifact, Manifest, open_artifact
+from iterppo.artifact import Artifact, Manifest, locate_as_named, open_artifact
 from iterppo.contracts.trajectories import action
 from iterppo.errors import ArtifactError, DataError
 from iterppo.logs.splits import unit_hash
@@ -35,19 +35,18 @@ def probe_artifact(q: Manifest, *, q_path: Path, named: Path | None) -> Artifact
             f"{q_path}: its manifest does not name the trajectories that it was fitted on. Name "
             "some with --probe."
         )
-    path = Path(record.path)
-    if not path.exists():
+    path, found = locate_as_named(record, near=q_path)  # the run may have been moved
+    if path is None:
         raise ArtifactError(
-            f"{path}: not found, the trajectories that {q_path} was fitted on. Name others with "
-            "--probe."
+            f"{record.path}: not found, the trajectories that {q_path} was fitted on. Name others "
+            "with --probe."
         )
-    artifact = open_artifact(path, "trajectories")
-    if artifact.manifest.digest != record.digest:
+    if found == "changed":
         raise ArtifactError(
             f"{path}: changed since {q_path} was fitted on it. Name the trajectories to compare on "
             "with --probe."
         )
-    return artifact
+    return open_artifact(path, "trajectories")
 
 
 def probe_turns(artifact: Artifact, *, turns: int) -> list[Rows]:

@@ -239,6 +239,23 @@ def test_turns_left_out_stand_below_the_table(runs: Path, command: Command) -> N
     assert f"  left out: {number} turns that only 000/q can score\n" in command(*asked).stdout
 
 
+def test_a_run_that_was_moved_is_compared_as_it_was(runs: Path, command: Command) -> None:
+    asked = ("converged", "000/q", "001/q", "--tolerance", 1, "--json")
+    before = json.loads(command(*asked).stdout)
+    Path("moved").mkdir()
+    for name in ("000", "001"):
+        Path(name).rename(f"moved/{name}")
+    done = command("converged", "moved/000/q", "moved/001/q", "--tolerance", 1, "--json")
+    after = json.loads(done.stdout)
+
+    assert done.stderr == ""
+    assert after.pop("probe") == str(Path("moved/000/trajectories").resolve())
+    assert before.pop("probe") == "000/trajectories"
+    for name in ("previous", "this"):
+        assert after.pop(name) == f"moved/{before.pop(name)}"
+    assert after == before
+
+
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
