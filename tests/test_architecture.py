@@ -43,13 +43,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "assignment": {"errors"},
     "cli_options": LOWER,
     "cli_decisions": LOWER | MIDDLE | {"assignment", "cli_options", "execution"},
+    "cli_logs": LOWER | {"cli_options", "cli_run"},
     "cli_looks": LOWER | MIDDLE | {"cli_options", "freshness"},
+    "cli_policy": LOWER | MIDDLE | {"cli_options", "cli_run", "launch"},
     "cli_report": LOWER | MIDDLE,
+    "cli_run": LOWER | MIDDLE | {"execution", "launch"},
     "cli_storage": LOWER | {"cli_options"},
-    "cli": LOWER
-    | MIDDLE
-    | {"cli_decisions", "cli_looks", "cli_options", "cli_report", "cli_storage"}
-    | {"execution", "launch", "stages"},
+    "cli": {"errors", "launch", "progress"}
+    | {"cli_decisions", "cli_logs", "cli_looks", "cli_policy", "cli_report", "cli_storage"},
     "__main__": {"cli"},
     "iterppo": set(),  # the package itself, iterppo/__init__.py; everybody may import it
 }
@@ -68,9 +69,12 @@ NOT_LOADED_BY: dict[str, set[str]] = {
             "assignment",
             "cli",
             "cli_decisions",
+            "cli_logs",
             "cli_looks",
             "cli_options",
+            "cli_policy",
             "cli_report",
+            "cli_run",
             "cli_storage",
             "config",
             "config_loading",
