@@ -1,6 +1,7 @@
 """What a method makes of the conversations so far: the next policy.
 
 ppo, grpo, rloo         Iterative PPO: Q of the log, then single-turn PPO (GRPO, RLOO) on it
+mpo                     the same with a step that imitates: suggestions of π_k, drawn by exp(Q/β)
 cloning                 imitates the logs, all of them
 filtered-cloning        imitates the conversations that ended well
 single-turn-outcome     as ppo, but γ = 0: the outcome of the very next message is the reward
@@ -10,10 +11,11 @@ best-of-n               π_0 for ever; of N suggestions the one that Q^π of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from benchmarks.loop_online import online
 from benchmarks.loop_rounds import Deployed, Settings, made, save
@@ -34,8 +36,25 @@ CLONING_EPOCHS = 2.0
 CLONING_LEARNING_RATE = 1e-3
 
 
-def iterative(algorithm: str, *, gamma: float | None = None, accepted: bool = False) -> Improve:
-    """fit-q, prompts, ppo; `gamma` and `accepted` change what Q is of."""
+MPO = {
+    "updates": 20,
+    "completions_per_update": 6016,
+    "minibatches": 54,
+    "epochs": 1,
+    "learning_rate": 1e-3,
+}
+"""In the place of what `loop.toml` says of a step: sixteen suggestions of π_0 in each of 7,520
+states, which is all of a round's log; steps of twelve of those that are imitated."""
+
+
+def iterative(
+    algorithm: str,
+    *,
+    gamma: float | None = None,
+    accepted: bool = False,
+    step: Mapping[str, Any] | None = None,
+) -> Improve:
+    """fit-q, prompts, ppo; `gamma` and `accepted` change what Q is of, `step` how ppo learns."""
 
     def improve(rounds: list[Path], deployed: Deployed, settings: Settings) -> Deployed:
         folder = rounds[-1]
@@ -56,7 +75,7 @@ def iterative(algorithm: str, *, gamma: float | None = None, accepted: bool = Fa
         made(
             out,
             lambda: STAGES["ppo"].run(
-                settings.of("ppo", algorithm=algorithm),
+                settings.of("ppo", algorithm=algorithm, **(step or {})),
                 prompts=prompts,
                 q=q,
                 policy=deployed.policy,
@@ -186,6 +205,7 @@ METHODS: dict[str, Improve] = {
     "ppo": iterative("ppo"),
     "grpo": iterative("grpo"),
     "rloo": iterative("rloo"),
+    "mpo": iterative("mpo", step=MPO),
     "online-ppo": online("ppo"),
     "online-rloo": online("rloo"),
     "best-of-n": best_of_n,

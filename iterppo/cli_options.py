@@ -74,7 +74,7 @@ OnEngine = Annotated[
 ]
 Normalise = Literal["none", "batch", "softmax-sum", "softmax-mean"]
 Rewards = Literal["outcomes", "credit"]
-Algorithm = Literal["ppo", "grpo", "rloo"]
+Algorithm = Literal["ppo", "grpo", "rloo", "mpo"]
 NumProcesses = Annotated[
     int, typer.Option("--nproc", min=1, help="Processes that train together, on each host.")
 ]

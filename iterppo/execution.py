@@ -129,6 +129,8 @@ def _execute(
         return read_manifest(out), out, False
     if name == "ingest":
         given["inputs"] = records  # their digests are known by now
+    if isinstance(config, PPOConfig) and config.algorithm == "mpo" and processes is not None:
+        _refuse_several(processes)
     if name == "ppo" and not force:
         _refuse_noise(arguments["q"])
     if given.get("engine") == "local":  # then nothing in it needs pandas
@@ -186,6 +188,14 @@ def _refuse_noise(q: Path) -> None:
         raise GateError(
             f"{q}: this Q is noise as a reward. {metrics.get('verdict_reason')} Collect more "
             "conversations, or train on it all the same with --force."
+        )
+
+
+def _refuse_several(processes: Processes) -> None:
+    if processes.several or is_launched():
+        raise UsageError(
+            "ppo: mpo trains in one process. Leave --nproc, --hostfile and --deepspeed away, or "
+            "take another algorithm."
         )
 
 

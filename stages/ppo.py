@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from iterppo.lm.critic_warmup import LoggedSuggestion
+    from iterppo.lm.mpo import MPOTrainer
     from iterppo.lm.ppo import PPOTrainer
 
 
@@ -42,6 +43,7 @@ def run(
     several processes that train together, the first one writes; the others return None.
     """
     from iterppo.lm import policy as policies
+    from iterppo.lm.mpo import MPOTrainer, prompts_of_an_update
     from iterppo.lm.ppo import PPOTrainer
     from iterppo.lm.ppo_checkpoint import PPOCheckpoint
     from iterppo.lm.q_function import QFunction
@@ -79,8 +81,9 @@ def run(
             "Fit it with fit-q.members of 2 or more."
         )
     reward.kappa = config.kappa
+    imitates = config.algorithm == "mpo"
     try:
-        shares(config, processes=team.size)
+        prompts_of_an_update(config) if imitates else shares(config, processes=team.size)
     except ValueError as error:
         raise UsageError(f"ppo: {error}.") from None
     if team.leads:
@@ -99,19 +102,21 @@ def run(
     if team.leads:
         writing = ArtifactWriter(out, kind="policy", stage="ppo", config=config, inputs=inputs)
     with writing as writer, TemporaryDirectory(prefix="iterppo-ppo-") as work:
-        trainer = PPOTrainer(
-            policy=loaded,
-            reward=reward,
-            prompts=rows,
-            config=config,
-            work=Path(work),
-            on_samples=writer.write if writer is not None else lambda _: None,
-            watched=watched,
-            judge=second_opinion,
-            logged=suggestions,
-            checkpoint=checkpoint,
-            deepspeed=deepspeed,
-        )
+        given: dict[str, Any] = {
+            "policy": loaded,
+            "reward": reward,
+            "prompts": rows,
+            "config": config,
+            "on_samples": writer.write if writer is not None else lambda _: None,
+            "watched": watched,
+            "judge": second_opinion,
+            "checkpoint": checkpoint,
+        }
+        trainer: MPOTrainer | PPOTrainer
+        if imitates:
+            trainer = MPOTrainer(**given)
+        else:
+            trainer = PPOTrainer(**given, work=Path(work), logged=suggestions, deepspeed=deepspeed)
         trainer.train()
         weights = trainer.finish()
         leave()
@@ -189,7 +194,10 @@ def _logged(problems: Artifact, fitted: Artifact, log: Artifact) -> list[LoggedS
 
 
 def _write(
-    writer: ArtifactWriter, trainer: PPOTrainer, weights: dict[str, Tensor], behaviour: Path
+    writer: ArtifactWriter,
+    trainer: MPOTrainer | PPOTrainer,
+    weights: dict[str, Tensor],
+    behaviour: Path,
 ) -> None:
     """The improved policy, its critic and its curves."""
     from iterppo.lm import policy as policies
@@ -216,10 +224,12 @@ def _write(
         behaviour_version=improved.settings.version,
         q_first=curves["q"][0],
         q_last=curves["q"][-1],
-        entropy_first=curves["entropy"][0],
-        entropy_last=curves["entropy"][-1],
         largest_first_log_ratio=trainer.largest_first_log_ratio,
     )
+    if "entropy" in curves:  # it is not where every completion was cut off
+        writer.metrics.update(
+            entropy_first=curves["entropy"][0], entropy_last=curves["entropy"][-1]
+        )
     if "kl_per_completion" in curves:
         writer.metrics["kl_last"] = curves["kl_per_completion"][-1]
     if trainer.watching is not None:

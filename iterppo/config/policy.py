@@ -58,15 +58,18 @@ class PromptsConfig(StageConfig):
 class PPOConfig(StageConfig):
     """Prompts, Q and a policy to a better policy."""
 
-    algorithm: Literal["ppo", "grpo", "rloo"] = "ppo"
+    algorithm: Literal["ppo", "grpo", "rloo", "mpo"] = "ppo"
     """`ppo`: advantages of tokens, by a critic; `grpo`, `rloo`: of completions, against the others
-    of their prompt, without a critic."""
+    of their prompt, without a critic; `mpo`: imitates the better ones of the first policy's
+    completions, drawn by exp(Q/β)."""
     updates: Count = 16
     """Generation batches, each followed by `epochs` passes over it."""
     completions_per_update: Count = 128
     """Completions sampled for an update."""
     completions_per_prompt: Annotated[int, Field(ge=2)] = 8
     """Completions sampled for each prompt."""
+    imitated_per_prompt: Count = 2
+    """Draws from a prompt's completions by exp(Q/`kl_coefficient`), which are imitated (`mpo`)."""
     minibatches: Count = 2
     """Optimiser steps per pass over an update's completions."""
     microbatch_size: Count = 16
@@ -163,6 +166,12 @@ class PPOConfig(StageConfig):
                 "critic_warmup returns needs baseline none: a return of the log has no others to "
                 "be compared with"
             )
+        if self.algorithm == "mpo":
+            if not self.kl_coefficient:
+                raise ValueError("mpo needs a kl_coefficient above 0: it is what Q is divided by")
+            for name in ("kl_target", "lora_rank", "vllm"):
+                if getattr(self, name):
+                    raise ValueError(f"mpo has no {name}; leave it away, or take another algorithm")
         return self
 
 

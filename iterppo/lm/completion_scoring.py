@@ -13,7 +13,7 @@ column t stands before completion token t.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +35,7 @@ class Scored(NamedTuple):
 
 def score_completions(
     model: Any,
-    critic: Critic,
+    critic: Critic | None,
     ids_BS: torch.Tensor,
     seen_BS: torch.Tensor,
     num_tokens: int,
@@ -48,7 +48,7 @@ def score_completions(
 
     Args:
         model: As the trainer wraps it.
-        critic: On that model; another model's pass has no values, and they are 0.
+        critic: On that model; another model's pass has no values, and they are 0. None: none has.
         ids_BS: Tokens.
         seen_BS: 1 for tokens, 0 for padding.
         num_tokens: T.
@@ -67,7 +67,7 @@ def score_completions(
     with (
         last_layer_at(getattr(plain, plain.base_model_prefix), laid.read_in_rows()),
         vocabulary_at(plain, row_N, before_N),
-        critic.collecting() as collected,
+        _collecting(critic) as collected,
     ):
         logits_NV = model(input_ids=laid.ids_RL, use_cache=False, **given).logits[0]
     logits_NV = logits_NV.float()
@@ -86,6 +86,10 @@ def score_completions(
         with torch.set_grad_enabled(learn_entropy and torch.is_grad_enabled()):
             entropy_BT = spread(_entropy(logits_NV, total_N))
     return Scored(spread(chosen_N), entropy_BT, _values(collected, laid, num_tokens))
+
+
+def _collecting(critic: Critic | None) -> AbstractContextManager[list[torch.Tensor]]:
+    return nullcontext([]) if critic is None else critic.collecting()
 
 
 def _entropy(logits_NV: torch.Tensor, total_N: torch.Tensor) -> torch.Tensor:

@@ -50,21 +50,31 @@ def training_plan(config: PPOConfig, policy: Policy, *, q_model: Any | None) -> 
         models.append(f"critic ({_count(policy_size)}, trained)")
     if q_model is not None:
         models.append(f"Q ({_count(q_size)})")
-    per_update, prompts = config.completions_per_update, config.completions_per_prompt
-    minibatch = per_update // config.minibatches
-    steps = config.epochs * config.minibatches
     memory = estimated_memory(config, policy, q_parameters=q_size)
     return [
         f"ppo: in memory: {', '.join(models)}",
-        f"ppo: {config.updates} updates of {per_update:,} completions "
-        f"({per_update // prompts:,} prompts, {prompts} each), "
-        f"{config.updates * per_update:,} in all; each update {steps} optimiser steps "
-        f"({config.epochs} epochs × {config.minibatches} minibatches of {minibatch:,}, "
-        f"{config.microbatch_size} at a time), {config.updates * steps:,} in all",
+        _steps(config),
         f"ppo: about {memory.total / 1024:.1f} GiB: libraries {LIBRARIES_MB} MiB, models "
         f"{memory.models:,.0f}, gradients and AdamW {memory.learning:,.0f}, at work "
         f"{memory.work:,.0f}",
     ]
+
+
+def _steps(config: PPOConfig) -> str:
+    per_update, each = config.completions_per_update, config.completions_per_prompt
+    steps = config.epochs * config.minibatches
+    if config.algorithm == "mpo":
+        kind = f"{each} each, {config.imitated_per_prompt} of them imitated"
+        minibatch = per_update // each * config.imitated_per_prompt // config.minibatches
+    else:
+        kind, minibatch = f"{each} each", per_update // config.minibatches
+    return (
+        f"ppo: {config.updates} updates of {per_update:,} completions "
+        f"({per_update // each:,} prompts, {kind}), "
+        f"{config.updates * per_update:,} in all; each update {steps} optimiser steps "
+        f"({config.epochs} epochs × {config.minibatches} minibatches of {minibatch:,}, "
+        f"{config.microbatch_size} at a time), {config.updates * steps:,} in all"
+    )
 
 
 def estimated_memory(config: PPOConfig, policy: Policy, *, q_parameters: int) -> Memory:

@@ -12,6 +12,7 @@ from iterppo.artifact import MANIFEST, storage
 from iterppo.artifact.storage import Copied, pull, push
 from iterppo.cli import app
 from iterppo.errors import ArtifactError, UsageError
+from iterppo.progress import set_loudness
 from tests.artifact.made import change_manifest, contents, names, reject, write
 
 
@@ -213,6 +214,7 @@ def test_the_commands_say_what_was_copied(run: Path, url: str) -> None:
     first = invoke(app, ["push", str(run), url])
     again = invoke(app, ["pull", url, str(run), "--json"])
     quiet = invoke(app, ["push", str(run), url, "--quiet"])
+    set_loudness("normal")  # it is the process's
 
     assert first.exit_code == again.exit_code == quiet.exit_code == 0
     assert first.stdout.startswith(f"{url}: 2 artifacts, 0 of them were there; 2 files (")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from iterppo.errors import UsageError
@@ -50,6 +51,31 @@ def test_a_critic_that_begins_with_returns_reads_the_log(
 
     assert "trajectories" in manifest(tmp_path / "policy").inputs
     assert "trajectories" not in manifest(first / "policy").inputs
+
+
+def test_a_policy_that_imitates_is_an_artifact_as_any_other(
+    first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    asked = [*explicit("ppo", first, tmp_path / "policy"), "--algorithm", "mpo", "--config", config]
+    run(*asked, "--force")
+    made = manifest(tmp_path / "policy")
+    samples = rows(tmp_path / "policy", "policy")
+    told = pq.read_table(tmp_path / "policy" / "training_log.parquet").to_pylist()
+
+    assert (made.counts["updates"], made.counts["optimiser_steps"]) == (2, 8)
+    assert made.rows == len(samples) == 2 * 16
+    assert {row["kl"] for row in samples} == {0.0}
+    assert not (tmp_path / "policy" / "critic.safetensors").exists()
+    assert "kl_last" not in made.metrics
+    assert len(told) == 2
+    # Where all of an update's completions were cut off, there is none to imitate.
+    assert {row["q_imitated"] is None for row in told} <= {row["truncated"] == 1 for row in told}
+    assert {path.name for path in tmp_path.iterdir()} == {"policy"}
+    assert run(*asked).endswith("policy: up to date\n")
+
+    several = command(*asked, "--out", tmp_path / "two", "--nproc", "2", "--force")
+    assert several.status == 2
+    assert "ppo: mpo trains in one process." in several.stderr
 
 
 def test_completions_that_do_not_divide_are_a_usage_error(
