@@ -39,12 +39,13 @@ CLONING_LEARNING_RATE = 1e-3
 MPO = {
     "updates": 20,
     "completions_per_update": 6016,
-    "minibatches": 54,
+    "imitated_per_prompt": 8,
+    "minibatches": 94,
     "epochs": 1,
     "learning_rate": 1e-3,
 }
 """In the place of what `loop.toml` says of a step: sixteen suggestions of π_0 in each of 7,520
-states, which is all of a round's log; steps of twelve of those that are imitated."""
+states, which is all of a round's log; steps of what is imitated in four of them."""
 
 
 def iterative(

@@ -68,7 +68,7 @@ class PPOConfig(StageConfig):
     """Completions sampled for an update."""
     completions_per_prompt: Annotated[int, Field(ge=2)] = 8
     """Completions sampled for each prompt."""
-    imitated_per_prompt: Count = 2
+    imitated_per_prompt: Count = 4
     """Draws from a prompt's completions by exp(Q/`kl_coefficient`), which are imitated (`mpo`)."""
     minibatches: Count = 2
     """Optimiser steps per pass over an update's completions."""

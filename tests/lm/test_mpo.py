@@ -44,6 +44,7 @@ def make(make_policy: Callable[..., Path], prompts: list[dict[str, Any]]) -> Mak
             "updates": 2,
             "completions_per_update": 64,
             "completions_per_prompt": 16,
+            "imitated_per_prompt": 2,
             "minibatches": 2,
             "microbatch_size": 4,
             "epochs": 1,
