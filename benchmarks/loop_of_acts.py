@@ -1,6 +1,7 @@
 """The loop of `benchmarks.loop` without a language model: what its conversations can give.
 
     python -m benchmarks.loop_of_acts [--seeds N] [--rounds N] [--conversations N] [--beta B …]
+                                      [--exact]
 
 The same shop, script, rounds and number of conversations, and Q̂ by the same least squares from the
 same logs. But Q̂ sees the shop's own sufficient statistic in the place of the text
@@ -12,6 +13,10 @@ What is lost here is lost for want of conversations, or of what least squares ca
 numbers. What `benchmarks.loop` has less, its language model loses: in what its Q̂ sees, and in the
 step.
 
+`--exact`: the same steps with the exact Q^π in the place of Q̂, for every state that can be, of a
+π_0 that says in each turn what the script says in it on average. No conversation is held but to
+learn that; what is lost here is lost for want of rounds.
+
 Of every round and β: success, the entropy of what is suggested and the KL of the step, in nats.
 `given` is the best β's mean over the seeds. The last line printed is a JSON object.
 """
@@ -20,17 +25,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from random import Random
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from benchmarks.visible_q import SAYABLE, VisibleQ, state_features
 from iterppo.environments.shop import SCRIPTS, Shop
-from iterppo.environments.shop_language import reply_type, sayings
-from iterppo.environments.shop_optimum import optimal_success
+from iterppo.environments.shop_language import SETTINGS, reply_type, sayings
+from iterppo.environments.shop_optimum import ACTS, act_values, optimal_success
+from iterppo.environments.shop_solution import act_of
 
 Array = np.ndarray[Any, Any]
 GAMMA = 0.99
@@ -109,6 +116,29 @@ def loop(*, rounds: int, conversations: int, beta: float, seed: int) -> list[dic
     return found
 
 
+def exact(*, rounds: int, beta: float, start: Sequence[Array]) -> list[float]:
+    """Success of every round's policy with the exact Q^π; `start` is log π_0, for each turn (1, 1,
+    A) over `ACTS`."""
+    logits, found = list(start), []
+    for k in range(rounds + 1):
+        shares = [softmax(logit_NSA, axis=-1) for logit_NSA in logits]
+        found.append(round(act_values(shares, gamma=1.0)[0], 4))
+        if k < rounds:
+            _, values = act_values(shares, gamma=GAMMA)
+            logits = [logit + q_NSA / beta for logit, q_NSA in zip(logits, values, strict=True)]
+    print(f"beta {beta:g}, exact Q: {found}", flush=True)
+    return found
+
+
+def average_script(number: int = 4000) -> list[Array]:
+    """log of what the script says in each turn, on average: (1, 1, A) over `ACTS`."""
+    count_TA = np.full((SETTINGS["max_turns"], len(ACTS)), LEAST)
+    for turns in hold(Table(), number=number, name="average"):
+        for n, row in enumerate(turns):
+            count_TA[n, ACTS.index(act_of(row["suggestion"]))] += 1
+    return [np.log(count_A / count_A.sum())[None, None] for count_A in count_TA]
+
+
 def main() -> None:
     """Every β, every seed."""
     parser = argparse.ArgumentParser(
@@ -120,7 +150,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--conversations", type=int, default=2000, help="of each round")
     parser.add_argument("--beta", type=float, nargs="+", default=[0.01, 0.02, 0.04])
+    parser.add_argument("--exact", action="store_true", help="with the exact Q, no seeds")
     options = parser.parse_args()
+    if options.exact:
+        start = average_script()
+        given_exactly = {
+            beta: exact(rounds=options.rounds, beta=beta, start=start) for beta in options.beta
+        }
+        print(json.dumps({"optimum": round(optimal_success(), 4), "exact": given_exactly}))
+        return
     runs = {
         beta: [
             loop(rounds=options.rounds, conversations=options.conversations, beta=beta, seed=seed)

@@ -311,6 +311,30 @@ def _evaluate(choices: Sequence[NDArray[np.int8]], gamma: float) -> list[Floats]
     return values[::-1]
 
 
+def act_values(shares: Sequence[Floats], *, gamma: float) -> tuple[float, list[Floats]]:
+    """Exact values of a policy that draws what it suggests.
+
+        Q^π(b, a) as in this module's head, with V^π(b) = Σ_a π(a | b) Q^π(b, a)
+
+    Args:
+        shares: For each turn, (N, S, A) probabilities of `ACTS`, or (1, 1, A) where the state does
+            not matter.
+        gamma: Discount per turn, in [0, 1].
+
+    Returns:
+        V^π of a conversation of which nothing is known, and for each turn (N, S, A) values.
+    """
+    values: list[Floats] = []
+    following: Floats | None = None
+    for layer, share in zip(reversed(layers()), reversed(shares), strict=True):
+        turn = _Turn(layer, following, gamma=gamma, rows=None)
+        value_NSA = np.stack([turn.suggested(act) for act in ACTS], axis=-1)
+        following = (share * value_NSA).sum(axis=-1)
+        values.append(value_NSA)
+    assert following is not None, "there is a turn"
+    return float(following[0, _ZERO]), values[::-1]
+
+
 class OptimalAssistant:
     """The optimum, or another plan, in words: an assistant of episodes."""
 

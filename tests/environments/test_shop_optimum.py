@@ -21,6 +21,8 @@ from iterppo.environments.shop_optimum import (
     OptimalAssistant,
     ShopPlan,
     acceptance_blind,
+    act_values,
+    column,
     myopic,
     optimal_success,
     optimum,
@@ -300,6 +302,33 @@ def test_any_policy_over_what_can_be_seen_can_be_valued() -> None:
     error = math.sqrt(plan.start_value * (1 - plan.start_value) / number)
     assert abs(simulated(plan, number, seed=3) / number - plan.start_value) <= 4 * error
     assert plan(HISTORIES["liked, twice"]) == Act("offer_visit", "casual")
+
+
+def test_a_policy_that_draws_one_act_for_certain_is_the_plan_that_chooses_it() -> None:
+    plan = optimum(gamma=0.9)
+    shares = [np.eye(len(ACTS))[choice] for choice in plan._choices]
+    start, values = act_values(shares, gamma=0.9)
+
+    assert start == pytest.approx(plan.start_value)
+    for turn, (value_NSA, layer) in enumerate(zip(values, layers(), strict=True), start=1):
+        visible, evidence = layer.visible(len(layer.codes) // 2), Evidence(points=1)
+        found = value_NSA[len(layer.codes) // 2, column(evidence)]
+        expected = [plan.act_value(turn, visible, evidence, act) for act in ACTS]
+        assert found.tolist() == pytest.approx(expected)
+
+
+def test_a_policy_that_draws_is_worth_what_it_draws_on_average() -> None:
+    # Certain of everything but the first turn, where it draws between two acts.
+    plan = optimum(gamma=1.0)
+    shares = [np.eye(len(ACTS))[choice] for choice in plan._choices]
+    first_A = np.zeros(len(ACTS))
+    first_A[[0, 5]] = 0.25, 0.75
+    start, _ = act_values([first_A[None, None], *shares[1:]], gamma=1.0)
+    nothing = ({"customer": OPENING},)
+    worth = [plan.act_value(1, *read(nothing), ACTS[n]) for n in (0, 5)]
+
+    assert start == pytest.approx(0.25 * worth[0] + 0.75 * worth[1])
+    assert start < plan.start_value
 
 
 # --- by Bellman ---
