@@ -8,10 +8,16 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-COLOURS = {"ppo": "#1f4e9c", "grpo": "#5b8bd0", "rloo": "#9dbbe3", "best-of-n": "#dd8452"}
+COLOURS = {
+    "ppo": "#1f4e9c",
+    "grpo": "#5b8bd0",
+    "rloo": "#9dbbe3",
+    "mpo": "#8172b3",
+    "best-of-n": "#dd8452",
+}
 ENOUGH = 3
 """Student's interval of two seeds says nothing."""
-OTHERS = ["#8c8c8c", "#b0795a", "#6b8f5e", "#a65a78", "#8172b3", "#4f9d9d"]
+OTHERS = ["#8c8c8c", "#b0795a", "#6b8f5e", "#a65a78", "#9c8f3c", "#4f9d9d"]
 
 
 def draw(result: dict[str, Any], file: Path) -> None:
