@@ -210,6 +210,8 @@ def test_a_killed_one_goes_on_to_the_same_result(
         ({"kl_target": 1.0}, "mpo has no kl_target"),
         ({"lora_rank": 8}, "mpo has no lora_rank"),
         ({"vllm": True}, "mpo has no vllm"),
+        ({"report_to": "wandb"}, "mpo has no report_to"),
+        ({"entropy_coefficient": 0.1}, "mpo has no entropy_coefficient"),
     ],
 )
 def test_settings_that_it_does_not_have_are_refused(settings: dict[str, Any], said: str) -> None:
