@@ -32,7 +32,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a choice that there is not": (
         ["ppo", "--round", "r", "--algorithm", "dpo"],
         2,
-        "'dpo' is not one of 'ppo', 'grpo', 'rloo'. See: iterppo ppo --help",
+        "'dpo' is not one of 'ppo', 'grpo', 'rloo', 'mpo'. See: iterppo ppo --help",
     ),
     "a number out of range": (["inspect", "q", "--rows", "-1"], 2, "greater than or equal to 0"),
     "no place to write": (["ingest", "log.jsonl"], 2, "--out is missing. Name it, or name the"),
