@@ -37,7 +37,7 @@ def test_weights_are_those_of_the_definition(
         assert advantage == pytest.approx(r - soft, abs=1e-5)
 
 
-@given(scores, st.integers(1, 9), st.floats(0, 1, exclude_max=True))
+@given(scores, st.integers(1, 9), st.floats(0, 1, exclude_max=True, width=32))
 def test_each_is_drawn_as_often_as_its_weight_says_or_once_more_or_less(
     score: list[float], number: int, uniform: float
 ) -> None:
