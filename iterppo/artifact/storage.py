@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -59,10 +59,13 @@ def push(source: Path, url: str, *, watch: Watch | None = None) -> Copied:
 
     Raises:
         ArtifactError: If there is no artifact, or one is damaged.
-        UsageError: If the storage cannot be written, or holds an artifact of another kind there.
+        UsageError: If the storage cannot be written, or holds an artifact of another kind there, or
+            one that the new one would hide.
     """
     artifacts = {relative: open_artifact(source / relative) for relative in _below(source)}
     store = _Store.at(url)
+    with store.telling("cannot be read"):
+        _refuse_nesting(artifacts, store.artifacts(), store.name(PurePosixPath()))
     jobs = []
     were_there = 0
     for relative, artifact in artifacts.items():
@@ -108,6 +111,8 @@ def pull(url: str, target: Path, *, watch: Watch | None = None) -> Copied:
         found = {relative: store.manifest(relative) for relative in store.artifacts()}
     if not found:
         raise ArtifactError(f"{shown(url)}: holds no artifact. Check the URL.")
+    if target.is_dir() and any(target.iterdir()):
+        _refuse_nesting(found, _below(target, or_none=True), str(target))
     jobs = []
     for relative, (manifest, text) in found.items():
         out = target / relative
@@ -155,7 +160,26 @@ def _copy(
     )
 
 
-def _below(source: Path) -> list[PurePosixPath]:
+def _refuse_nesting(
+    copied: Iterable[PurePosixPath], there: Iterable[PurePosixPath], place: str
+) -> None:
+    """An artifact in another one, or around it, would hide one of them."""
+    known = list(there)
+    for new in copied:
+        for old in known:
+            if old in new.parents or new in old.parents:
+                raise UsageError(
+                    f"{place}: holds {_named(old)}, and {_named(new)} would lie "
+                    f"{'in' if old in new.parents else 'around'} it. Name the same level on both "
+                    "sides: an artifact, a round or a run."
+                )
+
+
+def _named(relative: PurePosixPath) -> str:
+    return "an artifact itself" if relative == PurePosixPath() else f"the artifact {relative}"
+
+
+def _below(source: Path, *, or_none: bool = False) -> list[PurePosixPath]:
     """Where artifacts lie, from `source` on, in order; what is hidden is no artifact yet."""
     found = []
     for folder, inner, files in os.walk(source, followlinks=True):
@@ -163,7 +187,7 @@ def _below(source: Path) -> list[PurePosixPath]:
             found.append(PurePosixPath(Path(folder).relative_to(source).as_posix()))
             inner.clear()
         inner[:] = [name for name in inner if not name.startswith(".")]
-    if not found:
+    if not found and not or_none:
         raise ArtifactError(f"{source}: holds no artifact. Check the path.")
     return sorted(found)
 
@@ -229,8 +253,9 @@ class _Store:
         except OSError as error:
             place = self.name(PurePosixPath())
             raise UsageError(
-                f"{place}: {what} ({first_line(error)}). Check the URL and who may use it, and run "
-                "the same command again; nothing half-made is taken for whole."
+                f"{place}: {what} ({first_line(error)}). Check URL and path, who may use them and "
+                "what room they have, and run the same command again; nothing half-made is taken "
+                "for whole."
             ) from None
 
     def artifacts(self) -> list[PurePosixPath]:

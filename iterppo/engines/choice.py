@@ -16,6 +16,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 EngineName = Literal["local", "ray"]
+_MOST_THREADS = 4
 
 
 class Engine(Protocol):
@@ -68,7 +69,8 @@ def open_engine(
         enough: Where no number is asked for, more processes than that would cost more time than
             they save.
         threads: Whether functions spend their time in Arrow and numpy, which let other threads go
-            on: where one process is enough and none was asked for, it has a thread a core.
+            on: where one process is enough and none was asked for, it has a thread a core, up to
+            four; with more, they wait for the interpreter.
 
     Raises:
         UsageError: If it is not installed, or its cluster cannot be reached.
@@ -76,7 +78,8 @@ def open_engine(
     if name == "local":
         cores = available_cores()
         yield Processes(
-            workers or min(enough or cores, cores), threads=cores if threads and not workers else 1
+            workers or min(enough or cores, cores),
+            threads=min(cores, _MOST_THREADS) if threads and not workers else 1,
         )
         return
     from iterppo.engines.ray_data import ray_data

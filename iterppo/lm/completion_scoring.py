@@ -59,8 +59,10 @@ def score_completions(
     plain = plain_model(model)
     laid = lay_out(ids_BS, seen_BS, num_tokens, share=can_share(plain.config))
     index_N, token_N = seen_BS[:, -num_tokens:].nonzero(as_tuple=True)
-    before_N = torch.tensor([place for places in laid.read_B for place in places[:-1]])
-    row_N = torch.tensor(laid.row_B)[index_N]
+    before_N = torch.tensor(
+        [place for places in laid.read_B for place in places[:-1]], device=ids_BS.device
+    )
+    row_N = torch.tensor(laid.row_B, device=ids_BS.device)[index_N]
     given = {}
     if laid.mask_R1LL is not None:
         given = {"attention_mask": laid.mask_R1LL, "position_ids": laid.position_RL}

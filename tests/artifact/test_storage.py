@@ -132,8 +132,9 @@ def test_a_file_system_that_fails_is_told_in_one_line(
     with pytest.raises(UsageError) as raised:
         push(run, url)
     assert str(raised.value) == (
-        f"file://{folder}/store: cannot be written (gone). Check the URL and who may use it, and "
-        "run the same command again; nothing half-made is taken for whole."
+        f"file://{folder}/store: cannot be written (gone). Check URL and path, who may use them "
+        "and what room they have, and run the same command again; nothing half-made is taken for "
+        "whole."
     )
 
 
@@ -180,6 +181,33 @@ def test_nothing_of_another_kind_is_replaced(run: Path, url: str) -> None:
     with pytest.raises(UsageError, match=r"^mine: exists and is not an artifact"):
         pull(url, Path("mine"))
     assert names(Path("mine")) == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    ("source", "there", "said"),
+    [
+        (
+            "run/001/rejects",
+            "",
+            "holds the artifact 000/rejects, and an artifact itself would lie ",
+        ),
+        ("run", "000/rejects", "holds an artifact itself, and the artifact 000/rejects would lie "),
+    ],
+)
+def test_an_artifact_that_another_would_hide_is_refused(
+    run: Path, url: str, source: str, there: str, said: str
+) -> None:
+    push(run, url)
+    pull(url, Path("back"))
+    before = contents(Path("store"))
+
+    with pytest.raises(UsageError, match=said):
+        push(Path(source), f"{url}/{there}")
+    assert contents(Path("store")) == before
+    push(Path(source), f"{url}-other")
+    with pytest.raises(UsageError, match=said):
+        pull(f"{url}-other", Path("back", there))
+    assert contents(Path("back")) == before
 
 
 def test_a_manifest_of_another_program_is_not_replaced(run: Path, url: str) -> None:
