@@ -20,8 +20,6 @@ from iterppo.artifact import (
     read_manifest,
 )
 from iterppo.config import (
-    ByClassifier,
-    ByEvents,
     EvaluateConfig,
     FitQConfig,
     IngestConfig,
@@ -121,14 +119,17 @@ def _execute(
             slot, inputs.get(slot.name), round_folder, option=f"--{slot.name}", stage=name
         )
     _refuse_one_place_twice(stage, arguments)
-    with timed(f"{name}: digests of the inputs"):
-        records = input_records(stage, arguments, given, config)
-    expected = fingerprint(name, config.model_dump(mode="json", by_alias=True), records)
     out: Path = arguments["out"]
-    if not force and all(is_up_to_date(arguments[slot.name], expected) for slot in stage.writes):
-        return read_manifest(out), out, False
-    if name == "ingest":
-        given["inputs"] = records  # their digests are known by now
+    may_be_done = not force and all(arguments[slot.name].exists() for slot in stage.writes)
+    expected = None
+    if may_be_done or name != "ingest":  # which takes the digests of new logs while it reads them
+        with timed(f"{name}: digests of the inputs"):
+            records = input_records(stage, arguments, given, config)
+        expected = fingerprint(name, config.model_dump(mode="json", by_alias=True), records)
+        if may_be_done and all(is_up_to_date(arguments[s.name], expected) for s in stage.writes):
+            return read_manifest(out), out, False
+        if name == "ingest":
+            given["inputs"] = records
     if isinstance(config, PPOConfig) and config.algorithm == "mpo" and processes is not None:
         _refuse_several(processes)
     if name == "ppo" and not force:
@@ -139,7 +140,7 @@ def _execute(
         end_with_whoever_started_this()
     elif processes is not None and processes.several:
         launch(_command(stage, arguments, given, config_file, settings, processes), processes)
-        if not is_up_to_date(out, expected):
+        if not (expected and is_up_to_date(out, expected)):
             raise ProcessError(f"{name}: its processes ended well, and {out} is not there.")
         return read_manifest(out), out, True
     if processes is not None and processes.deepspeed is not None:
@@ -234,20 +235,6 @@ def _refuse_one_place_twice(stage: Stage, arguments: Mapping[str, Path | None]) 
             )
 
 
-def _outcome_records(name: str, outcome: Any) -> dict[str, InputRecord]:
-    """The files that a labeller looks things up in."""
-    if isinstance(outcome, ByEvents):
-        from iterppo.logs.outcome_events import event_files
-
-        return {
-            f"{name}, file {number}": InputRecord(path=f.name, kind="file", digest=f.digest())
-            for number, f in enumerate(event_files(outcome))
-        }
-    if isinstance(outcome, ByClassifier) and Path(outcome.model).is_dir():
-        return file_records(name, sorted(p for p in Path(outcome.model).iterdir() if p.is_file()))
-    return {}
-
-
 def input_records(
     stage: Stage, arguments: Mapping[str, Any], given: Mapping[str, Any], config: StageConfig
 ) -> dict[str, InputRecord]:
@@ -271,11 +258,9 @@ def input_records(
                 path=str(folder / kind), kind=kind, digest=manifest.digest
             )
     if isinstance(config, IngestConfig):
-        from iterppo.logs.sources import log_records
+        from iterppo.logs.ingested_files import ingest_records
 
-        records |= log_records(given["logs"])
-        for number, outcome in enumerate(config.outcomes):
-            records |= _outcome_records(f"outcome {number}", outcome)
+        records |= ingest_records(config, given["logs"])
     if isinstance(config, EvaluateConfig):
         if config.lexicon:
             records |= file_records("lexicon", [p for p in [Path(config.lexicon)] if p.is_file()])

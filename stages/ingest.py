@@ -17,6 +17,7 @@ from iterppo.logs.event_logs import layout_of_events
 from iterppo.logs.event_reading import Spilled, SpillTask, spill_events
 from iterppo.logs.event_sorting import EventShare, event_files, grouped_by_share, num_shares
 from iterppo.logs.formats import recognise
+from iterppo.logs.ingested_files import recorded_meanwhile
 from iterppo.logs.labelling import labellers_of
 from iterppo.logs.outcome_events import (
     ConversationSpans,
@@ -32,7 +33,7 @@ from iterppo.logs.reading import (
     rejected_tables,
 )
 from iterppo.logs.repetitions import repeated
-from iterppo.logs.sources import LogFile, log_records, pieces
+from iterppo.logs.sources import LogFile, pieces
 from iterppo.progress import progress
 
 if TYPE_CHECKING:
@@ -54,14 +55,14 @@ def run(
     """Read every line of every log; a line that is not taken goes to `rejects` with file, line
     number and reason.
 
-    `inputs` are the logs' records, where their digests are known already; `workers` and `engine`
-    are those of `open_engine`.
+    `inputs` are the records of what it reads (`ingest_records`), where they are known already;
+    `workers` and `engine` are those of `open_engine`.
     """
-    inputs = log_records(logs) if inputs is None else inputs
     with (
         ArtifactWriter(
-            out, kind="trajectories", stage="ingest", config=config, inputs=inputs
+            out, kind="trajectories", stage="ingest", config=config, inputs=inputs or {}
         ) as writer,
+        recorded_meanwhile(config, logs, known=inputs) as records,
         open_engine(engine, workers=workers) as pool,
     ):
         tasks, spills = _tasks(logs, config, writer)
@@ -80,8 +81,9 @@ def run(
         all_pieces += [piece for spill in spills for piece in spill.pieces]
         num_lines = [number for found in all_found for number in found.num_lines]
         files = [each.rejects for group in (tasks, spills, shares) for each in group]
+        writer.inputs = records()
         with ArtifactWriter(
-            rejects, kind="rejects", stage="ingest", config=config, inputs=inputs
+            rejects, kind="rejects", stage="ingest", config=config, inputs=writer.inputs
         ) as rejected:
             for table in rejected_tables(all_pieces, num_lines, files):
                 rejected.write_table(table)

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict
 import iterppo
 
 MANIFEST = "manifest.json"
+
+_DIGESTS_AT_ONCE = 8
 
 
 class FileRecord(BaseModel):
@@ -73,6 +76,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def file_digests(paths: Sequence[Path]) -> list[str]:
+    """Of several files, some at a time: hashing leaves the interpreter to other threads."""
+    with ThreadPoolExecutor(_DIGESTS_AT_ONCE) as pool:
+        return list(pool.map(file_digest, paths))
+
+
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(
@@ -99,8 +108,8 @@ def code_digest() -> str:
 def file_records(name: str, files: Sequence[Path]) -> dict[str, InputRecord]:
     """Plain files as inputs of a stage."""
     return {
-        f"{name} {number}": InputRecord(path=str(file), kind="file", digest=file_digest(file))
-        for number, file in enumerate(files)
+        f"{name} {number}": InputRecord(path=str(file), kind="file", digest=digest)
+        for number, (file, digest) in enumerate(zip(files, file_digests(files), strict=True))
     }
 
 

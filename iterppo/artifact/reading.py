@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 import iterppo
-from iterppo.artifact.manifest import MANIFEST, InputRecord, Manifest, file_digest
+from iterppo.artifact.manifest import MANIFEST, InputRecord, Manifest, file_digests
 from iterppo.contracts import ROWS, known_versions
 from iterppo.contracts.base import arrow_schema
 from iterppo.errors import ArtifactError
@@ -212,13 +212,14 @@ def open_artifact(path: Path, kind: str | None = None, *, verify: bool = True) -
     """
     manifest = read_manifest(path, kind)
     if verify:
-        for name, record in manifest.files.items():
-            file = path / name
+        files = {path / name: record for name, record in manifest.files.items()}
+        for file in files:
             if not file.is_file():
                 raise ArtifactError(
                     f"{file}: missing, listed in {MANIFEST}. Make the artifact again with --force."
                 )
-            if file.stat().st_size != record.size_bytes or file_digest(file) != record.sha256:
+        for (file, record), digest in zip(files.items(), file_digests([*files]), strict=True):
+            if file.stat().st_size != record.size_bytes or digest != record.sha256:
                 raise ArtifactError(
                     f"{file}: damaged, its content does not match {MANIFEST}. Make the artifact "
                     "again with --force."

@@ -24,7 +24,7 @@ from iterppo.artifact.manifest import (
     InputRecord,
     Manifest,
     digest_of,
-    file_digest,
+    file_digests,
     fingerprint,
 )
 from iterppo.artifact.parts import ROWS_PER_GROUP, PartWriter, table_of
@@ -61,6 +61,7 @@ class ArtifactWriter:
         self.kind = kind
         self.stage = stage
         self.inputs = dict(inputs)
+        """May be set as long as the artifact is not whole."""
         self.config = config.model_dump(mode="json", by_alias=True)
         self.counts: dict[str, int] = {}
         self.metrics: dict[str, float | bool | str] = {}
@@ -188,12 +189,12 @@ class ArtifactWriter:
             self._write(self._schema.empty_table())
         self._close_part()
         shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
+        paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
         files = {
             path.relative_to(self.folder).as_posix(): FileRecord(
-                sha256=file_digest(path), size_bytes=path.stat().st_size
+                sha256=digest, size_bytes=path.stat().st_size
             )
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file()
+            for path, digest in zip(paths, file_digests(paths), strict=True)
         }
         manifest = Manifest(
             kind=self.kind,

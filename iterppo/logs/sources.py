@@ -17,14 +17,13 @@ import hashlib
 import io
 import os
 import shutil
+import threading
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from iterppo.artifact import InputRecord
 from iterppo.artifact.file_systems import file_system, first_line, is_url, shown, url_of
 from iterppo.errors import DataError, UsageError
 
@@ -35,7 +34,6 @@ PIECE_BYTES = 64 * 2**20
 MAX_LINE_BYTES = 256 * 2**20
 """A longer line is no conversation; it is refused without being held in memory."""
 
-_DIGESTS_AT_ONCE = 8
 _SKIPPED_AT_ONCE = 2**20
 _BUFFER_BYTES = 2**18
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
@@ -68,8 +66,8 @@ class LogFile:
         system, path = file_system(self.location)
         return int(system.get_file_info(path).size)
 
-    def digest(self) -> str:
-        """SHA-256 of the content, in hexadecimal.
+    def digest(self, stop: threading.Event | None = None) -> str:
+        """SHA-256 of the content, in hexadecimal; of a part of it, once `stop` is set.
 
         Raises:
             DataError: If it cannot be read.
@@ -77,7 +75,7 @@ class LogFile:
         digest = hashlib.sha256()
         try:
             with self.open() as stream:
-                while block := stream.read(2**22):
+                while not (stop and stop.is_set()) and (block := stream.read(2**22)):
                     digest.update(block)
         except OSError as error:
             raise unreadable(self, None, error) from None
@@ -289,17 +287,6 @@ def open_lines(file: LogFile) -> Iterator[BinaryIO]:
 def unreadable(file: LogFile, line: int | None, error: Exception) -> DataError:
     where = file.name if line is None else f"{file.name}: line {line}"
     return DataError(f"{where}: cannot be read ({first_line(error)}). Is the file whole?")
-
-
-def log_records(logs: Sequence[LogFile]) -> dict[str, InputRecord]:
-    """Logs as inputs of a stage, by content; several are read at a time."""
-    with ThreadPoolExecutor(_DIGESTS_AT_ONCE) as pool:
-        return {
-            f"log {number}": InputRecord(path=log.name, kind="file", digest=digest)
-            for number, (log, digest) in enumerate(
-                zip(logs, pool.map(LogFile.digest, logs), strict=True)
-            )
-        }
 
 
 def spool(stream: BinaryIO, folder: Path) -> LogFile:
