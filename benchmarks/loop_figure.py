@@ -17,7 +17,7 @@ COLOURS = {
 }
 ENOUGH = 3
 """Student's interval of two seeds says nothing."""
-OTHERS = ["#8c8c8c", "#b0795a", "#6b8f5e", "#a65a78", "#9c8f3c", "#4f9d9d"]
+OTHERS = ["#8c8c8c", "#b0795a", "#c4a484", "#6b8f5e", "#a65a78", "#9c8f3c", "#4f9d9d"]
 
 
 def draw(result: dict[str, Any], file: Path) -> None:

@@ -7,6 +7,11 @@ filtered-cloning        imitates the conversations that ended well
 single-turn-outcome     as ppo, but γ = 0: the outcome of the very next message is the reward
 single-turn-accepted    as ppo, but the reward is whether the business sent the suggestion
 best-of-n               π_0 for ever; of N suggestions the one that Q^π of the log likes best
+
+In the simulator itself, which they may ask what no deployment answers:
+
+online-ppo, online-rloo an update after every few conversations (`benchmarks/loop_online.py`)
+refuel                  two ends of one conversation a pair (`benchmarks/loop_refuel.py`)
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loop_online import online
+from benchmarks.loop_refuel import refuel
 from benchmarks.loop_rounds import Deployed, Settings, made, save
 from iterppo.artifact import ArtifactWriter, open_artifact, read_manifest
 from iterppo.config import InitConfig, ReturnsConfig
@@ -209,6 +215,7 @@ METHODS: dict[str, Improve] = {
     "mpo": iterative("mpo", step=MPO),
     "online-ppo": online("ppo"),
     "online-rloo": online("rloo"),
+    "refuel": refuel,
     "best-of-n": best_of_n,
     "filtered-cloning": cloning(successes_only=True),
     "cloning": cloning(successes_only=False),
