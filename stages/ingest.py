@@ -25,15 +25,11 @@ from iterppo.logs.outcome_events import (
     attribute,
     load_events,
 )
-from iterppo.logs.reading import (
-    Done,
-    Reader,
-    Task,
-    clock_of,
-    rejected_tables,
-)
+from iterppo.logs.reading import Done, Reader, Task
+from iterppo.logs.rejects import rejected_tables
 from iterppo.logs.repetitions import repeated
 from iterppo.logs.sources import LogFile, pieces
+from iterppo.logs.taking import clock_of
 from iterppo.progress import progress
 
 if TYPE_CHECKING:

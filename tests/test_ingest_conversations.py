@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iterppo.logs import reading
+from iterppo.logs import taking
 from iterppo.rl.returns import returns_of_turns
 from tests.logs.ingesting import ONE, TWO, ingested, line
 from tests.logs.lines import business, customer
@@ -34,8 +34,8 @@ def test_ingest_joins_a_side_that_speaks_twice_and_counts_it(tmp_path: Path) -> 
 def test_ingest_counts_empty_and_one_sided_conversations_wherever_they_stand(
     messages_per_group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_MESSAGES_PER_GROUP", messages_per_group)
-    monkeypatch.setattr(reading, "_BYTES_PER_BATCH", 1)
+    monkeypatch.setattr(taking, "_MESSAGES_PER_GROUP", messages_per_group)
+    monkeypatch.setattr(taking, "_BYTES_PER_BATCH", 1)
     empty = [line("e1"), line("e2", customer(" "), business("")), line("e3")]
     one_sided = [line("s1", customer("anyone?")), line("s2", business("hello?"))]
 

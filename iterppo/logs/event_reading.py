@@ -17,7 +17,7 @@ from iterppo.config import IngestConfig
 from iterppo.errors import DataError
 from iterppo.logs.event_logs import event_of, event_rows
 from iterppo.logs.event_sorting import EventSpill
-from iterppo.logs.reading import Line, Rejects, redactor_of
+from iterppo.logs.rejects import Line, Rejects, redactor_of
 from iterppo.logs.sources import Piece
 from iterppo.progress import progress
 

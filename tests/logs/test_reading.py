@@ -22,8 +22,9 @@ from iterppo.logs.censoring import is_censored
 from iterppo.logs.conversations import Cut, TurnTable
 from iterppo.logs.labelling import labellers_of
 from iterppo.logs.outcomes import from_conversation, from_marks, label_all
-from iterppo.logs.reading import Reader, Task, rejected_tables
+from iterppo.logs.reading import Reader, Task
 from iterppo.logs.records import parse_line
+from iterppo.logs.rejects import rejected_tables
 from iterppo.logs.repetitions import repeated
 from iterppo.logs.sources import LogFile, pieces
 from iterppo.logs.suggestions import Adoptions

@@ -1,0 +1,170 @@
+"""Lines that are not taken: kept with what is wrong with each, and counted by reason.
+
+lines, reasons -> a file a task -> rejects@1 of the whole log
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from iterppo.config import IngestConfig
+from iterppo.contracts import ROWS
+from iterppo.contracts.base import arrow_schema
+from iterppo.logs.sources import Piece
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from iterppo.logs.redaction import Redactor
+
+_REJECTS_PER_GROUP = 1_024
+_CHARACTERS_PER_GROUP = 4 * 2**20
+_MAX_RAW = 2**20
+_MAX_REASON = 1_000
+_MAX_REASONS = 1_000
+
+
+class Line(msgspec.Struct, gc=False):
+    """A line, and where it stands."""
+
+    piece: int
+    """Its number in the whole log, from 0."""
+    number: int
+    """Within the piece, from 1."""
+    raw: bytes
+
+
+class Rejects:
+    """Lines that are not taken, in a file of their own; the file is there only if they are."""
+
+    def __init__(self, path: Path, redactor: Redactor | None) -> None:
+        self.path = path
+        self.redactor = redactor
+        self.number = 0
+        self.reasons: Counter[str] = Counter()
+        self._pending: list[dict[str, Any]] = []
+        self._characters_pending = 0
+        self._writer: Any = None
+
+    def __enter__(self) -> Rejects:
+        self.path.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None and self._pending:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def add_all(self, lines: Iterable[Line], reason: str) -> None:
+        """Keep the lines of a conversation, and what is wrong with it."""
+        for line in lines:
+            self.add(line, reason)
+
+    def add(self, line: Line, reason: str) -> None:
+        """Keep a line, and what is wrong with it."""
+        self.number += 1
+        raw = line.raw
+        whole = raw[:_MAX_RAW]
+        if self.redactor:
+            if len(raw) > _MAX_RAW:  # half an address would not be seen for what it is
+                whole = whole.rpartition(b'"')[0]
+            reason, text = self.redactor.reason(reason), self.redactor.raw(whole)
+        else:
+            text = whole.decode("utf-8", errors="backslashreplace")
+        if len(raw) > _MAX_RAW:
+            text += f" … ({len(raw)} bytes)"
+        if len(reason) > _MAX_REASON:
+            reason = f"{reason[:_MAX_REASON]} …"
+        kind = kind_of_reason(reason)
+        if kind not in self.reasons and len(self.reasons) >= _MAX_REASONS:
+            kind = "other reasons"
+        self.reasons[kind] += 1
+        self._pending.append(
+            {"piece": line.piece, "line": line.number, "reason": reason, "raw": text}
+        )
+        self._characters_pending += len(text)
+        if (
+            len(self._pending) >= _REJECTS_PER_GROUP
+            or self._characters_pending >= _CHARACTERS_PER_GROUP
+        ):
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pa.schema(
+            {"piece": pa.int64(), "line": pa.int64(), "reason": pa.string(), "raw": pa.string()}
+        )
+        table = pa.Table.from_pylist(self._pending, schema=schema)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self.path, schema, compression="zstd")
+        self._writer.write_table(table)
+        self._pending, self._characters_pending = [], 0
+
+
+def rejected_tables(
+    pieces: Sequence[Piece], num_lines: Sequence[int], files: Iterable[Path]
+) -> Iterator[pa.Table]:
+    """Tables of rejects@1 of the files that `Rejects` wrote, with line numbers of the whole logs.
+
+    Args:
+        pieces: All pieces of the log, in order.
+        num_lines: Lines of each, blank ones too.
+        files: Those that are there are read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = arrow_schema(ROWS["rejects"])
+    lines_before: Counter[str] = Counter()
+    offsets = []
+    for piece, number in zip(pieces, num_lines, strict=True):
+        offsets.append(lines_before[piece.file.location])
+        lines_before[piece.file.location] += number
+    for path in files:
+        if not path.exists():
+            continue
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                places = list(zip(*(table[n].to_pylist() for n in ("piece", "line")), strict=True))
+                columns = {
+                    "source": [pieces[piece].file.name for piece, _ in places],
+                    "line": [line + offsets[piece] for piece, line in places],
+                    "reason": table["reason"],
+                    "raw": table["raw"],
+                }
+                yield pa.table(columns, schema=schema)
+
+
+def kind_of_reason(reason: str) -> str:
+    """A reason without what differs from line to line, so that it can be counted.
+
+    >>> kind_of_reason("messages.12.role: Input should be 'customer' or 'business'")
+    "messages.N.role: Input should be 'customer' or 'business'"
+    >>> kind_of_reason("conversation_id: 'c-17' was there before")
+    "conversation_id: '…' was there before"
+    """
+    if reason.startswith("not JSON"):
+        return "not JSON"
+    # Of roles there are few, and which one it is tells what to do.
+    value = r"(['\"]).*\1(?= (?:is (?!no role)|does |was |has ))|(?<=isoformat string: ).*"
+    reason = re.sub(value, "'…'", reason, flags=re.DOTALL)
+    return re.sub(r"(?<![\w-])\d+(?:\.\d+)?(?![\w-])", "N", reason)
+
+
+def redactor_of(config: IngestConfig) -> Redactor | None:
+    """What masks, if the configuration asks for it; else its patterns are not compiled either."""
+    if not config.redact:
+        return None
+    from iterppo.logs.redaction import Redactor
+
+    return Redactor(config.redact_patterns)
