@@ -16,19 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import PrinterCallback
-from transformers.integrations.deepspeed import (
-    set_hf_deepspeed_config,
-    unset_hf_deepspeed_config,
-)
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from iterppo.config import PPOConfig
 from iterppo.lm import critic_warmup
@@ -44,6 +39,12 @@ from iterppo.lm.row_sampling import uniforms_of_update
 from iterppo.lm.sharding import restore_parameters, whole_weights
 from iterppo.lm.team import everyones, team
 from iterppo.lm.trl_arguments import Report, trainer_arguments
+from iterppo.lm.trl_models import (
+    adapters,
+    models_built_whole,
+    with_positions_from_the_mask,
+    without_dropout,
+)
 from iterppo.lm.watch import Reward, Watch
 from iterppo.lm.watching import Watching, limits_of
 from iterppo.rl.advantages import generalised_advantages, token_rewards, whiten
@@ -138,14 +139,14 @@ class PPOTrainer(CompletionTrainer):
         arguments = trainer_arguments(
             config, policy, work, processes=team().size, deepspeed=deepspeed
         )
-        with _models_built_whole(arguments):
+        with models_built_whole(arguments):
             super().__init__(
                 model=policy.model,
                 reward_funcs=self._score,
                 args=arguments,
                 train_dataset=Dataset.from_list(rows * repeats),
                 processing_class=policy.renderer.tokenizer,
-                peft_config=_adapters(config),
+                peft_config=adapters(config),
             )
         for own in (HEAD, BACKBONE) if self.critic.separate else (HEAD,):
             getattr(policy.model, own).requires_grad_(True)  # which adapters freeze
@@ -160,8 +161,8 @@ class PPOTrainer(CompletionTrainer):
         if self.ref_model is not None:
             models.append(self.accelerator.unwrap_model(self.ref_model))
         for model in models:
-            _without_dropout(model)
-            _with_positions_from_the_mask(model)
+            without_dropout(model)
+            with_positions_from_the_mask(model)
         self.remove_callback(PrinterCallback)
         if team().leads:
             self.add_callback(Report(config))
@@ -558,56 +559,6 @@ class PPOTrainer(CompletionTrainer):
             self._metrics["train"]["critic_explained_variance"].append(
                 1 - (unexplained / variance).item()
             )
-
-
-def _without_dropout(model: torch.nn.Module) -> None:
-    """Set every dropout rate to 0: TRL finds dropout layers, not the rates that attention keeps."""
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-
-
-def _with_positions_from_the_mask(model: torch.nn.Module) -> None:
-    """Count positions from the first real token, as sampling does: TRL passes none, and a model
-    with learned positions would count the padding on the left."""
-    if "position_ids" not in inspect.signature(type(model).forward).parameters:
-        return
-
-    def number(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        mask = kwargs.get("attention_mask")
-        if mask is None or kwargs.get("position_ids") is not None:
-            return args, kwargs
-        if mask.shape == kwargs["input_ids"].shape:
-            kwargs = {**kwargs, "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
-        return args, kwargs
-
-    model.register_forward_pre_hook(number, with_kwargs=True)
-
-
-def _adapters(config: PPOConfig) -> LoraConfig | None:
-    if not config.lora_rank:
-        return None
-    return LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        target_modules="all-linear",
-        exclude_modules=rf"{HEAD}|{BACKBONE}\..*",
-    )
-
-
-@contextlib.contextmanager
-def _models_built_whole(arguments: Any) -> Iterator[None]:
-    """Under ZeRO 3 transformers would divide the reference model while it is built, for which torch
-    2.13 and DeepSpeed's replacement of its constructors do not agree; it is divided afterwards."""
-    if arguments.deepspeed is None:
-        yield
-        return
-    unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        set_hf_deepspeed_config(arguments.hf_deepspeed_config)
 
 
 __all__ = ["PPOTrainer", "Reward", "trainer_arguments"]
