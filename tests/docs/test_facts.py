@@ -60,15 +60,35 @@ def test_the_request_that_serving_shows_is_what_the_policy_was_trained_on() -> N
 def test_the_table_of_methods_is_the_recorded_benchmark() -> None:
     results = ROOT / "benchmarks" / "results" / "known_truth.json"
     found = json.loads(results.read_text(encoding="utf-8"))
-    rows = re.findall(r"^\| of (?:the policy|an explorer).*$", text_of("docs/choosing.md"), re.M)
+    on_policy, explored = found["on_policy"], found["exploratory"]
+    text = text_of("docs/choosing.md")
+    cells = {
+        row: re.findall(rf"^\| {row} \|(.*)\|$", text, re.M)[0].split("|")
+        for row in ("RMSE", "ranking")
+    }
 
-    told = [[cell.strip() for cell in row.split("|")[2:-1]] for row in rows]
-    names = ["constant_rmse", "mc_rmse", "td-lambda_rmse", "sarsa_rmse", "fqe_rmse"]
-    assert told == [
-        [f"{found[setting][name]:.3f}" if name in found[setting] else "" for name in names]
-        for setting in ("on_policy", "exploratory")
+    methods = ("mc", "td-lambda", "sarsa", "lstd", "lstd-linear")
+    assert [cell.strip() for cell in cells["RMSE"]] == [
+        f"{on_policy[f'{method}_rmse']:.3f}" for method in ("constant", *methods)
     ]
-    assert {found[setting]["conversations"] for setting in ("on_policy", "exploratory")} == {1600}
+    assert [cell.strip() for cell in cells["ranking"]] == [
+        "",
+        *(f"{on_policy[f'{method}_ranking']:.2f}" for method in methods),
+    ]
+    best = [max(methods, key=lambda m, run=run: run[m]["ranking"]) for run in on_policy["seeds"]]
+    assert set(best) == {"lstd"}, "in every seed"
+    assert (len(best), on_policy["conversations"]) == (3, 1600)
+    words = " ".join(text.split())
+    told = (
+        f"{name} {explored[key]:.3f}"
+        for name, key in (
+            ("a constant had", "constant_rmse"),
+            ("`mc`", "mc_rmse"),
+            ("`fqe`, which is made for it,", "fqe_rmse"),
+        )
+    )
+    assert ", ".join(told).replace("`fqe`", "and `fqe`") in words
+    assert (len(explored["seeds"]), explored["conversations"]) == (5, 1600)
 
 
 def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
