@@ -33,14 +33,15 @@ import torch
 from benchmarks import loop_rounds
 from benchmarks.loop_figure import draw
 from benchmarks.loop_methods import METHODS
-from benchmarks.loop_statistics import of_methods, of_the_main_one
+from benchmarks.loop_statistics import claims_of, of_methods
 from benchmarks.machine import commit, machine, say
 from iterppo.environments.shop_optimum import optimal_success
 from iterppo.launch import end_with_whoever_started_this
 from iterppo.lm.policy import prepare_libraries
 
 RESULTS = Path(__file__).resolve().parent / "results"
-MAIN = "ppo"
+MAIN = ("ppo", "mpo")
+"""Of which claims are told."""
 
 
 def main() -> None:
@@ -110,7 +111,7 @@ def parse() -> argparse.Namespace:
     options.rounds = options.rounds or (2 if quick else 4)
     options.conversations = options.conversations or (600 if quick else 2000)
     options.methods = options.methods or (
-        [MAIN, "filtered-cloning", "single-turn-outcome"] if quick else list(METHODS)
+        ["ppo", "filtered-cloning", "single-turn-outcome"] if quick else list(METHODS)
     )
     options.work = options.work or Path("runs") / ("loop-quick" if quick else "loop")
     options.processes = options.processes or len(os.sched_getaffinity(0))
@@ -193,7 +194,7 @@ def summary(runs: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
     runs = {method: runs[method] for method in METHODS if method in runs}
     optimum = optimal_success()
     rates = {method: run["success"] for method, run in runs.items()}
-    result: dict[str, Any] = {
+    return {
         "machine": machine(),
         **shared_by_all(options),
         "optimum": round(optimum, 4),
@@ -201,10 +202,10 @@ def summary(runs: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
         "minutes_a_seed": {method: run["minutes_a_seed"] for method, run in runs.items()},
         "success": rates,
         "methods": of_methods(rates),
+        "claims": {
+            method: claims_of(method, rates, optimum=optimum) for method in MAIN if method in rates
+        },
     }
-    if MAIN in rates:
-        result |= of_the_main_one(rates, main=MAIN, optimum=optimum)
-    return result
 
 
 def table(result: dict[str, Any]) -> str:

@@ -169,7 +169,7 @@ class PPOConfig(StageConfig):
         if self.algorithm == "mpo":
             if not self.kl_coefficient:
                 raise ValueError("mpo needs a kl_coefficient above 0: it is what Q is divided by")
-            for name in ("kl_target", "lora_rank", "vllm", "report_to", "entropy_coefficient"):
+            for name in ("kl_target", "vllm", "report_to", "entropy_coefficient"):
                 if getattr(self, name):
                     raise ValueError(f"mpo has no {name}; leave it away, or take another algorithm")
         return self

@@ -16,12 +16,13 @@ completion tokens.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
+from peft import get_peft_model
 from transformers import PreTrainedModel
 
 from iterppo.config import PPOConfig
@@ -33,6 +34,7 @@ from iterppo.lm.prompts_of_updates import prompts_of_update
 from iterppo.lm.sharding import restore_parameters, whole_weights
 from iterppo.lm.training import right_pad
 from iterppo.lm.trl_arguments import Report
+from iterppo.lm.trl_models import adapters
 from iterppo.lm.watch import Reward, Watch
 from iterppo.lm.watching import Watching, limits_of
 from iterppo.rl.tilting import soft_advantages, systematic_draws, tilted_kl, tilted_weights
@@ -92,8 +94,14 @@ class MPOTrainer:
         model: Any = policy.model
         if torch.cuda.is_available():
             model.to("cuda")
-        first: Any = copy.deepcopy(model).eval()
-        self._first = Policy(first, policy.renderer, policy.settings)
+        self._adapted: Any = None
+        self._first = policy
+        if chosen := adapters(config):
+            seed_sampling(config.seed, call=config.updates)  # a call that no update has
+            self._adapted = get_peft_model(model, chosen)
+        else:
+            first: Any = copy.deepcopy(model).eval()
+            self._first = Policy(first, policy.renderer, policy.settings)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.0)
         self._per_update = config.epochs * config.minibatches
@@ -171,8 +179,8 @@ class MPOTrainer:
         of_each = [row for row in rows for _ in range(K)]
         states = [row["prompt"] for row in of_each]
         seed_sampling(config.seed, call=update)
-        with self._autocast():
-            said = sample(self._first, states)
+        with self._autocast(), self._before() as first:
+            said = sample(first, states)
         texts = [one.text or "" for one in said]
         score_B = torch.tensor(self._reward(states, texts))
         ended_B = torch.tensor([one.tokens[-1] == renderer.eos_id for one in said])
@@ -280,8 +288,19 @@ class MPOTrainer:
         kind = self._policy.model.device.type
         return torch.autocast(kind, torch.bfloat16) if self.config.bf16 else nullcontext()
 
-    def _reference(self) -> AbstractContextManager[PreTrainedModel]:
-        return nullcontext(self._first.model)
+    @contextmanager
+    def _before(self) -> Iterator[Policy]:
+        """π_k: a copy, or the policy without its adapters."""
+        if self._adapted is None:
+            yield self._first
+        else:
+            with self._adapted.disable_adapter():
+                yield self._policy
+
+    @contextmanager
+    def _reference(self) -> Iterator[PreTrainedModel]:
+        with self._before() as first:
+            yield first.model
 
     def _tell(self, event: str, control: Any, **told: Any) -> None:
         arguments = SimpleNamespace(gradient_accumulation_steps=1)

@@ -146,7 +146,7 @@ class PPOTrainer(CompletionTrainer):
                 args=arguments,
                 train_dataset=Dataset.from_list(rows * repeats),
                 processing_class=policy.renderer.tokenizer,
-                peft_config=adapters(config),
+                peft_config=adapters(config, but=rf"{HEAD}|{BACKBONE}\..*"),
             )
         for own in (HEAD, BACKBONE) if self.critic.separate else (HEAD,):
             getattr(policy.model, own).requires_grad_(True)  # which adapters freeze

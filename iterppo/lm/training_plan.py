@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from iterppo.config import PPOConfig
 from iterppo.lm.policy import Policy
@@ -43,8 +44,11 @@ def training_plan(config: PPOConfig, policy: Policy, *, q_model: Any | None) -> 
         q_model: What scores; None: something without weights.
     """
     policy_size, q_size = num_parameters(policy.model), num_parameters(q_model)
-    models = [f"policy ({_count(policy_size)} parameters, float32, trained)"]
-    if config.kl_coefficient:
+    trained = "trained"
+    if config.lora_rank:
+        trained = f"{_count(num_adapters(policy.model, config.lora_rank))} of adapters trained"
+    models = [f"policy ({_count(policy_size)} parameters, float32, {trained})"]
+    if _has_reference(config):
         models.append(f"reference ({_count(policy_size)})")
     if _own_backbone(config):
         models.append(f"critic ({_count(policy_size)}, trained)")
@@ -92,9 +96,10 @@ def estimated_memory(config: PPOConfig, policy: Policy, *, q_parameters: int) ->
     key_width = heads * (getattr(shape, "head_dim", None) or width // shape.num_attention_heads)
     written, prompt = policy.settings.max_new_tokens, policy.settings.max_prompt_tokens
     size = num_parameters(policy.model)
-    copies = 2 if config.kl_coefficient else 1
-    trained = 2 if _own_backbone(config) else 1
-    copies += trained - 1
+    adapters = num_adapters(policy.model, config.lora_rank)
+    critic = size if _own_backbone(config) else 0
+    held = size + adapters + critic + (size if _has_reference(config) else 0)
+    trained = (adapters if config.lora_rank else size) + critic
     microbatch = config.microbatch_size
     # On an accelerator every completion is a row, with a copy of its prompt.
     shares = not torch.accelerator.is_available() and can_share(policy.model.config)
@@ -104,9 +109,14 @@ def estimated_memory(config: PPOConfig, policy: Policy, *, q_parameters: int) ->
     logits = 4 * microbatch * written * shape.vocab_size
     cached = min(16_384, config.completions_per_update * (prompt + written))
     sampling = 2 * 2 * layers * key_width * cached  # twice: rows that leave are copied
-    learning = trained * activations + logits
-    numbers = Memory(copies * size + q_parameters, 3 * trained * size, max(learning, sampling))
+    learning = (2 if critic else 1) * activations + logits
+    numbers = Memory(held + q_parameters, 3 * trained, max(learning, sampling))
     return Memory(*(number * _NUMBER_BYTES / 2**20 for number in numbers))
+
+
+def _has_reference(config: PPOConfig) -> bool:
+    """Whether a second model is held; with adapters it is the policy without them."""
+    return bool(config.kl_coefficient) and not config.lora_rank
 
 
 def _own_backbone(config: PPOConfig) -> bool:
@@ -116,6 +126,16 @@ def _own_backbone(config: PPOConfig) -> bool:
 def num_parameters(model: Any | None) -> int:
     """Of a model, weights that are shared counted once."""
     return 0 if model is None else sum(parameter.numel() for parameter in model.parameters())
+
+
+def num_adapters(model: Any, rank: int) -> int:
+    """Parameters of adapters of a rank on all linear layers but the one that makes logits."""
+    return sum(
+        rank * sum(module.weight.shape)
+        for module in model.modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+        and module is not model.get_output_embeddings()
+    )
 
 
 def _count(number: int) -> str:

@@ -15,7 +15,6 @@ from transformers.integrations.deepspeed import (
 )
 
 from iterppo.config import PPOConfig
-from iterppo.lm.critic import BACKBONE, HEAD
 
 
 def without_dropout(model: torch.nn.Module) -> None:
@@ -43,15 +42,16 @@ def with_positions_from_the_mask(model: torch.nn.Module) -> None:
     model.register_forward_pre_hook(number, with_kwargs=True)
 
 
-def adapters(config: PPOConfig) -> LoraConfig | None:
-    """Adapters on all linear layers but those of the critic; None where the model is trained."""
+def adapters(config: PPOConfig, *, but: str | None = None) -> LoraConfig | None:
+    """Adapters on all linear layers but those that a pattern names, and the one that makes logits;
+    None where the model itself is trained."""
     if not config.lora_rank:
         return None
     return LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         target_modules="all-linear",
-        exclude_modules=rf"{HEAD}|{BACKBONE}\..*",
+        exclude_modules=but,
     )
 
 

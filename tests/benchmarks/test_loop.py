@@ -12,7 +12,7 @@ from benchmarks import loop_rounds
 from benchmarks.loop import recorded, summary, table
 from benchmarks.loop_methods import pay_for_acceptance
 from benchmarks.loop_rounds import TOOK, Settings, collect, made, seconds, start, success
-from benchmarks.loop_statistics import of_methods, of_the_main_one
+from benchmarks.loop_statistics import claims_of, of_methods
 from iterppo.artifact import ArtifactWriter, open_artifact
 from iterppo.config import IngestConfig
 
@@ -35,11 +35,11 @@ def test_of_one_seed_there_is_no_interval() -> None:
     rates = {name: found[:1] for name, found in RATES.items()}
 
     assert set(of_methods(rates)["ppo"]) == {"mean"}
-    assert of_the_main_one(rates, main="ppo", optimum=1.0)["ahead_of"]["cloning"] == {"mean": 0.3}
+    assert claims_of("ppo", rates, optimum=1.0)["ahead_of"]["cloning"] == {"mean": 0.3}
 
 
 def test_the_claims_about_the_main_method() -> None:
-    found = of_the_main_one(RATES, main="ppo", optimum=0.9)
+    found = claims_of("ppo", RATES, optimum=0.9)
 
     assert found["seeds_rising"] == 2, "the third one fell in its first round"
     assert found["share_of_optimum"] == 0.5
@@ -82,7 +82,8 @@ def test_methods_of_one_configuration_are_recorded_one_after_the_other(
     both = summary(recorded(file, options) | {"ppo": runs["ppo"]}, options)
     assert list(both["success"]) == ["ppo", "cloning"], "in the order of the methods"
     assert both["commit"] == {"ppo": "ppo", "cloning": "cloning"}
-    assert both["ahead_of"]["cloning"]["mean"] == 0.3
+    assert both["claims"]["ppo"]["ahead_of"]["cloning"]["mean"] == 0.3
+    assert set(both["claims"]) == {"ppo"}, "cloning is what it is held against"
     other = tmp_path / "loop.toml"
     other.write_text("[ppo]\nupdates = 1\n", encoding="utf-8")
     monkeypatch.setattr(loop_rounds, "CONFIG", other)
@@ -92,7 +93,7 @@ def test_methods_of_one_configuration_are_recorded_one_after_the_other(
 def test_methods_are_compared_on_the_seeds_that_both_have() -> None:
     rates = {"ppo": RATES["ppo"], "cloning": RATES["cloning"][:2]}
 
-    ahead = of_the_main_one(rates, main="ppo", optimum=1.0)["ahead_of"]["cloning"]
+    ahead = claims_of("ppo", rates, optimum=1.0)["ahead_of"]["cloning"]
     assert ahead["mean"] == 0.35, "of .5 − .2 and .5 − .1"
 
 

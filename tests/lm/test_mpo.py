@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from iterppo.config import PPOConfig
 from iterppo.lm.likelihood import action_logprobs
 from iterppo.lm.mpo import MPOTrainer
-from iterppo.lm.policy import Policy, load_policy
+from iterppo.lm.policy import Policy, load_policy, with_weights
 from iterppo.lm.ppo_checkpoint import PPOCheckpoint
 from tests.lm.ppo_runs import log_likelihood, says_yes
 
@@ -88,12 +88,15 @@ def test_what_comes_out_is_the_first_policy_tilted_by_q(
     assert torch.equal(answers(trainer._first, prompts), first_PA)
 
 
+ADAPTERS = {"lora_rank": 8, "learning_rate": 1e-2}
+
+
+@pytest.mark.parametrize("trained", [{}, ADAPTERS], ids=["the model", "adapters"])
 def test_it_says_what_is_worth_most_where_a_nat_costs_little_and_keeps_the_best_that_was_read(
-    make: Make, prompts: list[dict[str, Any]]
+    make: Make, prompts: list[dict[str, Any]], trained: dict[str, Any]
 ) -> None:
-    trainer = make(
-        updates=40, reward=says_yes, kl_coefficient=0.02, imitated_per_prompt=4, watched=True
-    )
+    settings = {"kl_coefficient": 0.02, "imitated_per_prompt": 4, **trained}
+    trainer = make(updates=40, reward=says_yes, watched=True, **settings)
     trainer.train()
 
     assert float(answers(trainer._policy, prompts)[:, 0].min()) > 0.8
@@ -101,6 +104,39 @@ def test_it_says_what_is_worth_most_where_a_nat_costs_little_and_keeps_the_best_
     assert trainer.watching.best.q > trainer.watching.readings[0].q
     assert trainer.watching.best.kl > 0.5
     assert trainer.finish() is trainer.watching.best_weights
+
+
+def test_adapters_are_all_that_learns_and_the_first_policy_is_the_one_without_them(
+    make: Make, prompts: list[dict[str, Any]]
+) -> None:
+    plain = make(**ADAPTERS | {"lora_rank": 0})
+    trainer = make(**ADAPTERS)
+    first = dict(plain._policy.model.named_parameters())
+    before_PA = answers(plain._first, prompts)
+    trainer.train()
+
+    kept = {n: w for n, w in trainer._policy.model.named_parameters() if "lora_" not in n}
+    assert len(kept) == len(first)
+    for name, weight in kept.items():
+        assert torch.equal(weight, first[name.replace(".base_layer", "")]), name
+    with trainer._before() as without:
+        assert torch.equal(answers(without, prompts), before_PA)
+    after_PA = answers(trainer._policy, prompts)
+    assert float((after_PA - before_PA).abs().max()) > 0.01
+    # What is written is the plain model, adapters merged.
+    merged = with_weights(plain._policy, trainer.finish())
+    assert torch.allclose(answers(merged, prompts), after_PA, atol=1e-5)
+
+
+def test_what_is_sampled_is_the_same_whatever_learns_from_it(make: Make) -> None:
+    of_both = [make(**trained) for trained in ({}, ADAPTERS)]
+    for trainer in of_both:
+        trainer.train()
+    alone, adapted = (
+        [(row["prompt_id"], row["tokens"]) for row in trainer.samples]  # type: ignore[attr-defined]
+        for trainer in of_both
+    )
+    assert alone == adapted
 
 
 def test_a_step_is_the_likelihood_of_what_was_drawn(make: Make) -> None:
@@ -170,14 +206,20 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [3, 5, 6])
+@pytest.mark.parametrize(
+    ("at", "trained"), [(3, {}), (5, {}), (6, {}), (5, ADAPTERS)], ids=["3", "5", "6", "adapters"]
+)
 def test_a_killed_one_goes_on_to_the_same_result(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    make: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    trained: dict[str, Any],
 ) -> None:
     def files() -> PPOCheckpoint:
         return PPOCheckpoint(tmp_path / ".policy.checkpoint", key="a", every=1)
 
-    settings = {"updates": 4, "watched": True, "watch_updates": 1}
+    settings = {"updates": 4, "watched": True, "watch_updates": 1, **trained}
     whole = make(**settings)
     whole.train()
     with monkeypatch.context() as patch:
@@ -208,7 +250,6 @@ def test_a_killed_one_goes_on_to_the_same_result(
     [
         ({"kl_coefficient": 0.0}, "mpo needs a kl_coefficient above 0"),
         ({"kl_target": 1.0}, "mpo has no kl_target"),
-        ({"lora_rank": 8}, "mpo has no lora_rank"),
         ({"vllm": True}, "mpo has no vllm"),
         ({"report_to": "wandb"}, "mpo has no report_to"),
         ({"entropy_coefficient": 0.1}, "mpo has no entropy_coefficient"),

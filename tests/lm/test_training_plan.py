@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import get_peft_model
 
 from iterppo.config import PPOConfig
-from iterppo.lm import trl_arguments
+from iterppo.lm import trl_arguments, trl_models
 from iterppo.lm.policy import Policy, load_policy
-from iterppo.lm.training_plan import estimated_memory, num_parameters, training_plan
+from iterppo.lm.training_plan import (
+    estimated_memory,
+    num_adapters,
+    num_parameters,
+    training_plan,
+)
 from iterppo.lm.trl_arguments import trainer_arguments
 
 MakePolicy = Callable[..., Path]
@@ -43,6 +49,22 @@ def test_the_models_of_the_plan_are_those_in_memory(beta: float, policy: Policy)
     memory = estimated_memory(config, policy, q_parameters=number)
     assert memory.models * 2**20 == pytest.approx(4 * number * (2 + (beta > 0)))
     assert memory.learning * 2**20 == pytest.approx(12 * number)
+
+
+def test_with_adapters_the_plan_counts_those_that_are_trained(policy: Policy) -> None:
+    config = PPOConfig(lora_rank=4, kl_coefficient=0.1)
+    number, adapters = num_parameters(policy.model), num_adapters(policy.model, 4)
+    line, _, _ = training_plan(config, policy, q_model=None)
+    memory = estimated_memory(config, policy, q_parameters=0)
+
+    assert "reference" not in line, "it is the policy without them"
+    assert f"{adapters / 1000:.3g} thousand of adapters trained" in line
+    assert memory.models * 2**20 == pytest.approx(4 * (number + adapters))
+    assert memory.learning * 2**20 == pytest.approx(12 * adapters)
+    chosen = trl_models.adapters(config)
+    assert chosen is not None
+    get_peft_model(policy.model, chosen)
+    assert adapters == sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
 
 
 def test_more_at_a_time_is_more_memory(policy: Policy) -> None:
