@@ -14,12 +14,15 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from iterppo.artifact import MANIFEST, open_artifact, read_manifest
+from iterppo.freshness import freshness
 from iterppo.logs import sources
+from iterppo.stages import ingest
 from tests.conftest import ROOT, Command
 from tests.logs import generated
 from tests.logs.test_reading import as_json
@@ -70,6 +73,36 @@ def zstd(content: bytes) -> bytes:
 
 
 @pytest.mark.usefixtures("folder")
+def test_what_is_written_to_a_log_while_it_is_read_is_taken_by_the_next_ingest(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the script that exports conversations has not ended yet."""
+    *lines, last = generated.as_lines(generated.many_conversations(20, seed=4))
+    log = Path("log.jsonl")
+    log.write_bytes(b"\n".join(lines) + b"\n")
+    read = ingest._read_all
+
+    def append_meanwhile(*arguments: Any) -> Any:
+        with log.open("ab") as file:
+            file.write(last + b"\n")
+        return read(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "_read_all", append_meanwhile)
+        done = command("ingest", log, "--out", "x", "--max-reject-rate", "1")
+    assert done.status == 0
+    assert "log.jsonl changed while it was read" in done.stderr
+    assert read_manifest(Path("x")).counts["lines"] == 19
+    found = freshness(Path("x"), "ingest")
+    assert (found.state, found.reasons) == ("stale", ("its input log 0 changed since",))
+
+    again = command("ingest", log, "--out", "x", "--max-reject-rate", "1")
+    assert "changed while" not in again.stderr
+    assert read_manifest(Path("x")).counts["lines"] == 20
+    assert freshness(Path("x"), "ingest").state == "fresh"
+
+
+@pytest.mark.usefixtures("folder")
 def test_ingest_makes_the_same_bytes_of_plain_and_compressed_logs_and_of_standard_input(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +131,9 @@ def test_ingest_makes_the_same_bytes_of_plain_and_compressed_logs_and_of_standar
 INGEST = """
 import sys
 from iterppo.cli import main
+from iterppo.freshness import freshness
 from iterppo.logs import sources
+from iterppo.stages import ingest
 
 sources.PIECE_BYTES = int(sys.argv.pop(1))
 main()

@@ -24,6 +24,8 @@ class Memory(NamedTuple):
 
     models: float
     """Policy, reference, Q."""
+    kept: float
+    """Weights of the best policy that was read, on the host."""
     learning: float
     """Gradients, and the two averages of AdamW."""
     work: float
@@ -59,8 +61,8 @@ def training_plan(config: PPOConfig, policy: Policy, *, q_model: Any | None) -> 
         f"ppo: in memory: {', '.join(models)}",
         _steps(config),
         f"ppo: about {memory.total / 1024:.1f} GiB: libraries {LIBRARIES_MB} MiB, models "
-        f"{memory.models:,.0f}, gradients and AdamW {memory.learning:,.0f}, at work "
-        f"{memory.work:,.0f}",
+        f"{memory.models:,.0f}, gradients and AdamW {memory.learning:,.0f}, the best that was "
+        f"read {memory.kept:,.0f}, at work {memory.work:,.0f}",
     ]
 
 
@@ -110,7 +112,9 @@ def estimated_memory(config: PPOConfig, policy: Policy, *, q_parameters: int) ->
     cached = min(16_384, config.completions_per_update * (prompt + written))
     sampling = 2 * 2 * layers * key_width * cached  # twice: rows that leave are copied
     learning = (2 if critic else 1) * activations + logits
-    numbers = Memory(held + q_parameters, 3 * trained, max(learning, sampling))
+    watched = config.watch_updates and config.watched_prompts
+    kept = _written_weights(policy.model) if watched else 0
+    numbers = Memory(held + q_parameters, kept, 3 * trained, max(learning, sampling))
     return Memory(*(number * _NUMBER_BYTES / 2**20 for number in numbers))
 
 
@@ -126,6 +130,11 @@ def _own_backbone(config: PPOConfig) -> bool:
 def num_parameters(model: Any | None) -> int:
     """Of a model, weights that are shared counted once."""
     return 0 if model is None else sum(parameter.numel() for parameter in model.parameters())
+
+
+def _written_weights(model: Any) -> int:
+    """Numbers of a model as it is saved: weights that are shared are there twice."""
+    return sum(p.numel() for m in model.modules() for p in m.parameters(recurse=False))
 
 
 def num_adapters(model: Any, rank: int) -> int:

@@ -100,6 +100,7 @@ class Watching(TrainerCallback):
     def _read(self, update: int) -> None:
         self.readings.append(self._watch.read(update, reference=self._reference))
         if best(self.readings, self._limits) == len(self.readings) - 1:
+            self.best_weights = {}  # never both in memory
             self.best_weights = self._weights_now()
 
     # --- what is told

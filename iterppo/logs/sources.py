@@ -66,14 +66,29 @@ class LogFile:
         system, path = file_system(self.location)
         return int(system.get_file_info(path).size)
 
+    def state(self) -> tuple[int, ...]:
+        """What differs once it was written to, or another file took its place; nothing where it
+        cannot be looked at."""
+        try:
+            if not is_url(self.location):
+                found = Path(self.location).stat()
+                return found.st_size, found.st_mtime_ns, found.st_ino
+            system, path = file_system(self.location)
+            info = system.get_file_info(path)
+        except OSError:
+            return ()
+        return (info.size or 0), (info.mtime_ns or 0)
+
     def digest(self, stop: threading.Event | None = None) -> str:
-        """SHA-256 of the content, in hexadecimal; of a part of it, once `stop` is set.
+        """SHA-256 of the content, in hexadecimal; or anything, soon, once `stop` is set.
 
         Raises:
             DataError: If it cannot be read.
         """
         digest = hashlib.sha256()
         try:
+            if stop and stop.is_set():
+                return ""
             with self.open() as stream:
                 while not (stop and stop.is_set()) and (block := stream.read(2**22)):
                     digest.update(block)

@@ -222,21 +222,26 @@ def test_a_killed_one_goes_on_to_the_same_result(
     settings = {"updates": 4, "watched": True, "watch_updates": 1, **trained}
     whole = make(**settings)
     whole.train()
+    steps: list[None] = []
+    real, last = MPOTrainer._gradient, at
+
+    def counted(self: MPOTrainer, chosen: Any) -> Any:
+        if len(steps) == last:
+            raise Killed
+        steps.append(None)
+        return real(self, chosen)
+
     with monkeypatch.context() as patch:
-        steps: list[None] = []
-        real = MPOTrainer._gradient
-
-        def counted(self: MPOTrainer, chosen: Any) -> Any:
-            if len(steps) == at:
-                raise Killed
-            steps.append(None)
-            return real(self, chosen)
-
         patch.setattr(MPOTrainer, "_gradient", counted)
         with pytest.raises(Killed):
             make(**settings, checkpoint=files()).train()
     again = make(**settings, checkpoint=files())
-    again.train()
+    with monkeypatch.context() as patch:
+        steps.clear()
+        last = -1
+        patch.setattr(MPOTrainer, "_gradient", counted)
+        again.train()
+    assert len(steps) == 8 - 2 * (at // 2), "it goes on behind the last whole update"
 
     assert again.samples == whole.samples  # type: ignore[attr-defined]
     assert again.state.log_history == whole.state.log_history

@@ -12,6 +12,7 @@ from peft import get_peft_model
 from iterppo.config import PPOConfig
 from iterppo.lm import trl_arguments, trl_models
 from iterppo.lm.policy import Policy, load_policy
+from iterppo.lm.sharding import whole_weights
 from iterppo.lm.training_plan import (
     estimated_memory,
     num_adapters,
@@ -65,6 +66,16 @@ def test_with_adapters_the_plan_counts_those_that_are_trained(policy: Policy) ->
     assert chosen is not None
     get_peft_model(policy.model, chosen)
     assert adapters == sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+
+
+def test_the_best_that_was_read_is_held_as_it_is_saved(policy: Policy) -> None:
+    size, kept = (
+        estimated_memory(PPOConfig(watch_updates=every), policy, q_parameters=0).kept * 2**20
+        for every in (0, 4)
+    )
+
+    assert size == 0
+    assert kept == sum(4 * weight.numel() for weight in whole_weights(policy.model).values())
 
 
 def test_more_at_a_time_is_more_memory(policy: Policy) -> None:

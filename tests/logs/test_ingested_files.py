@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import pytest
 from iterppo.artifact import InputRecord
 from iterppo.config import ByClassifier, ByEvents, IngestConfig
 from iterppo.errors import DataError
-from iterppo.logs.ingested_files import ingest_records, recorded_meanwhile
+from iterppo.logs.ingested_files import CHANGED, ingest_records, recorded_meanwhile
 from iterppo.logs.sources import LogFile
 
 
@@ -95,14 +98,71 @@ class Endless:
         return b"x"
 
 
+def _ends(work: Callable[[], object]) -> bool:
+    """Whether it does, soon; a thread of the test stays behind where it does not."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout=20)
+    return not thread.is_alive()
+
+
 def test_whoever_fails_meanwhile_does_not_wait_for_the_digest_of_a_large_log() -> None:
-    """The test ends at all."""
     endless = [_EndlessLog("endless", "nowhere"), _EndlessLog("another", "nowhere")]
-    with pytest.raises(KeyboardInterrupt), recorded_meanwhile(IngestConfig(), endless):
-        raise KeyboardInterrupt
+
+    def fail() -> None:
+        with contextlib.suppress(KeyError), recorded_meanwhile(IngestConfig(), endless):
+            raise KeyError
+
+    assert _ends(fail)
 
 
-def test_a_digest_that_is_stopped_reads_no_further() -> None:
+def test_a_digest_that_is_stopped_opens_nothing(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
-    assert _EndlessLog("endless", "nowhere").digest(stop) == _sha(b"")
+    LogFile("gone", str(tmp_path / "gone")).digest(stop)
+
+
+# --- files that change ---
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b" more")
+
+
+def _replace(path: Path) -> None:
+    other = path.with_suffix(".new")
+    other.write_bytes(b"b log")
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.replace(path)
+
+
+@pytest.mark.parametrize("change", [_append, _replace, Path.unlink])
+def test_the_record_of_a_file_that_changed_matches_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], object]
+) -> None:
+    logs = _files(tmp_path, a=b"a log", b=b"another")
+    with recorded_meanwhile(IngestConfig(), logs) as records:
+        while not records():  # read before it changes
+            pass
+        change(tmp_path / "a")
+        found = records()
+
+    assert found["log 0"].digest == CHANGED
+    assert found["log 1"].digest == _sha(b"another")
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("ingest: a changed while it was read.")
+
+
+def test_files_that_labellers_read_are_missed_before_anything_is_read() -> None:
+    config = IngestConfig(outcomes=[ByEvents(by="events", file="missing.csv")])
+    endless = [_EndlessLog("endless", "nowhere")]
+
+    def fail() -> None:
+        with (
+            pytest.raises(DataError, match=r"missing\.csv: no such log"),
+            recorded_meanwhile(config, endless),
+        ):
+            pytest.fail("it was not missed")
+
+    assert _ends(fail)
