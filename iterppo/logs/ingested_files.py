@@ -12,7 +12,7 @@ from pathlib import Path
 from iterppo.artifact import InputRecord
 from iterppo.config import ByClassifier, ByEvents, IngestConfig
 from iterppo.logs.sources import LogFile
-from iterppo.progress import warn
+from iterppo.progress import timed, warn
 
 CHANGED = "changed while it was read"
 """In the place of a digest. No file has it, so the same command does not find its work done."""
@@ -54,8 +54,13 @@ def recorded_meanwhile(
     files = _files(config, logs)
     before = _states(files)
     stop = threading.Event()
+
+    def record() -> dict[str, InputRecord]:
+        with timed("ingest: digests of the inputs"):
+            return _recorded(files, stop)
+
     with ThreadPoolExecutor(1) as pool:
-        records = pool.submit(_recorded, files, stop)
+        records = pool.submit(record)
         try:
             yield lambda: _unless_changed(records.result(), before, _states(files))
         finally:
