@@ -109,9 +109,12 @@ def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
     words = " ".join(text_of("docs/shop.md").split())
     best, ppo = (found["success"][method] for method in ("best-of-n", "ppo"))
     assert f"gives it {best[0][1]:.3f} on seed 0, where π₁ of `ppo` has {ppo[0][1]:.3f}" in words
-    for method in ("best-of-n", "ppo"):
+    for method in ("best-of-n", "ppo", "mpo"):
         mean = " → ".join(f"{rate:.3f}" for rate in found["methods"][method]["mean"][1:])
         assert mean in words
+    mpo = found["claims"]["mpo"]
+    assert f"{mpo['share_of_optimum']:.2f} of the optimum" in words
+    assert f"success rises in every round of {mpo['seeds_rising']} seeds" in words
     claims = found["claims"]["ppo"]
     share = f"{claims['share_of_optimum']:.2f} of the optimum of {found['optimum']:.3f}"
     assert f"ends at {share}" in words
@@ -145,7 +148,7 @@ def test_what_the_readme_says_of_the_loop_is_the_recorded_benchmark() -> None:
     mean = {method: numbers["mean"] for method, numbers in found["methods"].items()}
     said = re.findall(r"\b0\.\d{3}\b", text_of("README.md").partition("## Does it work?")[2])
 
-    assert list(map(float, said[:6])) == pytest.approx(
+    assert list(map(float, said[:7])) == pytest.approx(
         [
             mean["ppo"][0],
             mean["ppo"][-1],
@@ -153,6 +156,7 @@ def test_what_the_readme_says_of_the_loop_is_the_recorded_benchmark() -> None:
             mean["filtered-cloning"][-1],
             mean["single-turn-outcome"][-1],
             mean["best-of-n"][-1],
+            mean["mpo"][-1],
         ],
         abs=6e-4,
     )
