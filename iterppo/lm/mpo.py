@@ -94,11 +94,12 @@ class MPOTrainer:
         model: Any = policy.model
         if torch.cuda.is_available():
             model.to("cuda")
-        self._adapted: Any = None
         self._first = policy
+        self._without_adapters: Callable[[], AbstractContextManager[Any]] = nullcontext
         if chosen := adapters(config):
             seed_sampling(config.seed, call=config.updates)  # a call that no update has
-            self._adapted = get_peft_model(model, chosen)
+            adapted: Any = get_peft_model(model, chosen)
+            self._without_adapters = adapted.disable_adapter
         else:
             first: Any = copy.deepcopy(model).eval()
             self._first = Policy(first, policy.renderer, policy.settings)
@@ -291,11 +292,8 @@ class MPOTrainer:
     @contextmanager
     def _before(self) -> Iterator[Policy]:
         """π_k: a copy, or the policy without its adapters."""
-        if self._adapted is None:
+        with self._without_adapters():
             yield self._first
-        else:
-            with self._adapted.disable_adapter():
-                yield self._policy
 
     @contextmanager
     def _reference(self) -> Iterator[PreTrainedModel]:

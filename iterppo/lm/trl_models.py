@@ -1,4 +1,4 @@
-"""What a model needs before TRL's trainer can train it as `ppo` wants."""
+"""What a model needs before `ppo` trains it: adapters, and what TRL's trainer leaves to us."""
 
 from __future__ import annotations
 
