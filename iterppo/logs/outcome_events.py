@@ -121,7 +121,7 @@ def event_files(config: ByEvents) -> list[LogFile]:
     """
     if config.file == STANDARD_INPUT:
         raise UsageError("ingest.outcomes: events cannot come from standard input. Name a file.")
-    return find_logs([config.file], None)
+    return find_logs([config.file], None, what="file of events")
 
 
 def load_events(config: ByEvents, *, cutoff: datetime | None) -> EventTable:

@@ -115,12 +115,15 @@ class Piece:
     """None: to the end of the file."""
 
 
-def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[LogFile]:
+def find_logs(
+    patterns: Sequence[str], round_folder: Path | None, *, what: str = "log"
+) -> list[LogFile]:
     """Files for a list of names: paths, globs, URLs, and folders made by `iterppo rollout`; in the
     order of their places, each once, so that it does not matter how and in which order they are
     named.
 
-    `-` stays as it is: it has to be read into a file first (`spool`).
+    `-` stays as it is: it has to be read into a file first (`spool`). `what` is what an error calls
+    such a file.
 
     Raises:
         UsageError: If nothing is named.
@@ -145,7 +148,7 @@ def find_logs(patterns: Sequence[str], round_folder: Path | None) -> list[LogFil
             )
         if not matches:
             raise DataError(
-                f"{shown(pattern)}: no such log. Check the path (quote a glob: '*.jsonl.gz')."
+                f"{shown(pattern)}: no such {what}. Check the path (quote a glob: '*.jsonl.gz')."
             )
         for match in matches:
             is_path = not is_url(match) and match != STANDARD_INPUT

@@ -169,7 +169,7 @@ def test_files_that_labellers_read_are_missed_before_anything_is_read() -> None:
 
     def fail() -> None:
         with (
-            pytest.raises(DataError, match=r"missing\.csv: no such log"),
+            pytest.raises(DataError, match=r"missing\.csv: no such file of events"),
             recorded_meanwhile(config, endless),
         ):
             pytest.fail("it was not missed")
