@@ -87,9 +87,9 @@ def run(
 
 def _count_seen(until: np.datetime64 | None, stretch: Stretch) -> Array:
     """The first pass over a stretch."""
-    from iterppo.rl.return_batches import SEEN, TIMES, count_seen, sum_seen
+    from iterppo.rl.return_batches import ANSWERED, SEEN, TIMES, count_seen, sum_seen
 
-    batches = stretch.whole_batches([*SEEN, *([] if until is None else TIMES)])
+    batches = stretch.whole_batches([*SEEN, *ANSWERED, *([] if until is None else TIMES)])
     return sum_seen(count_seen(turns, until) for turns in batches)
 
 
@@ -97,13 +97,23 @@ def _pay(
     gamma: float, weighting: Weighting | None, task: tuple[Stretch, Path, Alongside | None]
 ) -> tuple[int, Counter[str], Moments]:
     """The second pass over a stretch: it becomes a part."""
-    from iterppo.rl.return_batches import CREDITED, PAID, TIMES, Moments, pay, with_credit
+    from iterppo.rl.return_batches import (
+        ANSWERED,
+        CREDITED,
+        PAID,
+        TIMES,
+        Moments,
+        pay,
+        with_credit,
+    )
 
     stretch, path, credit = task
-    has_clock = weighting is not None and weighting.fate_known_until is not None
+    columns = [*PAID]
+    if weighting is not None:
+        columns += ANSWERED if weighting.fate_known_until is None else [*ANSWERED, *TIMES]
     counts, moments = Counter[str](), Moments()
     with PartWriter(path, "returns") as part:
-        batches = stretch.whole_batches([*PAID, *(TIMES if has_clock else [])])
+        batches = stretch.whole_batches(columns)
         if credit is not None:
             batches = itertools.starmap(with_credit, credit.beside(batches, CREDITED))
         for turns in batches:

@@ -46,7 +46,9 @@ class Times(NamedTuple):
     fate_known_until: np.datetime64
 
 
-def steps_seen(turn_T: Array, censored_T: Array, times: Times | None) -> tuple[Array, Array]:
+def steps_seen(
+    turn_T: Array, censored_T: Array, answered_T: Array, times: Times | None
+) -> tuple[Array, Array]:
     """How many steps of each conversation have a known fate, and whether those are all of it.
 
     Where the log was not cut by a clock (`times` is None), every fate is known but that of the last
@@ -55,6 +57,8 @@ def steps_seen(turn_T: Array, censored_T: Array, times: Times | None) -> tuple[A
     Args:
         turn_T: i of every turn; a conversation begins where it is 1.
         censored_T: Whether the conversation's outcome is unknown.
+        answered_T: Whether the business sent anything; where it did not on the last turn, there is
+            no step of that message.
         times: Where there is a cutoff.
 
     Returns:
@@ -63,19 +67,18 @@ def steps_seen(turn_T: Array, censored_T: Array, times: Times | None) -> tuple[A
     Raises:
         ValueError: If turns do not count 1, 2, 3, …
 
-    >>> steps_seen(np.array([1, 2, 1, 2, 3]), np.array([False, False, True, True, True]), None)
-    (array([4, 5]), array([ True, False]))
+    >>> turn_T, censored_T = np.array([1, 2, 1, 2, 3]), np.array([False, False, True, True, True])
+    >>> steps_seen(turn_T, censored_T, np.array([True, True, True, True, False]), None)
+    (array([4, 4]), array([ True, False]))
     """
     length_N = conversation_lengths(turn_T)
     last_N = np.cumsum(length_N) - 1
-    all_N = 2 * length_N
-    seen_N = all_N.copy()
-    if times is not None:
+    all_N = 2 * length_N - ~answered_T[last_N]
+    seen_N = all_N
+    if times is not None and len(last_N):
         until = times.fate_known_until
         late_T = (times.customer_T > until).astype(np.int64) + (times.sent_T > until)
-        unanswered_N = np.isnat(times.sent_T[last_N]) & ~np.isnat(times.customer_T[last_N])
-        all_N = all_N - unanswered_N
-        seen_N = all_N - (np.add.reduceat(late_T, last_N + 1 - length_N) if len(last_N) else 0)
+        seen_N = all_N - np.add.reduceat(late_T, last_N + 1 - length_N)
     ended_N = ~censored_T[last_N] & (seen_N == all_N)
     return np.minimum(seen_N, all_N - ~ended_N), ended_N
 

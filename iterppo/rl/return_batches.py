@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import arrow_schema
@@ -38,10 +39,13 @@ SEEN = ["turn", "censored"]
 """Columns of trajectories that the first pass reads."""
 PAID = ["conversation_id", "turn", "reward", "censored"]
 """Columns that the second pass reads."""
+ANSWERED = ["sent", "sent_time"]
+"""Columns that both read besides for weights: of a decision after which nothing was sent the log
+may have the moment."""
 CREDITED = ["normalised_reward"]
 """Columns of credit that the second pass reads, where rewards are those."""
-TIMES = ["customer_time", "sent_time"]
-"""Columns that both read besides where the log was cut by a clock."""
+TIMES = ["customer_time"]
+"""And where the log was cut by a clock."""
 
 
 class Weighting:
@@ -210,7 +214,8 @@ def _steps_seen(turns: pa.Table, fate_known_until: np.datetime64 | None) -> tupl
         times = Times(
             turns["customer_time"].to_numpy(), turns["sent_time"].to_numpy(), fate_known_until
         )
-    return steps_seen(turns["turn"].to_numpy(), turns["censored"].to_numpy(), times)
+    answered_T = pc.or_(*(turns[name].is_valid() for name in ANSWERED)).to_numpy()
+    return steps_seen(turns["turn"].to_numpy(), turns["censored"].to_numpy(), answered_T, times)
 
 
 def _moments(value_N: Array, place_N: Array, num_places: int) -> Array:

@@ -108,11 +108,17 @@ def test_histograms_of_different_lengths_are_refused() -> None:
 # --- the clock -----------------------------------------------------------------------------------
 
 
+SOMETIME = math.nan
+"""There is a message; None: there is none."""
+
+
 def moments_of_day(*hours: float | None) -> np.ndarray:
     midnight = np.datetime64("2026-05-01", "us")
     return np.array(
         [
-            np.datetime64("NaT", "us") if hour is None else midnight + np.timedelta64(hour, "h")
+            np.datetime64("NaT", "us")
+            if hour is None or math.isnan(hour)
+            else midnight + np.timedelta64(hour, "h")
             for hour in hours
         ]
     )
@@ -132,13 +138,14 @@ def moments_of_day(*hours: float | None) -> np.ndarray:
         pytest.param([1, 11], [2, None], False, (2, False), id="unanswered and too recent"),
         pytest.param([1, 11], [2, None], True, (2, False), id="unanswered and open"),
         pytest.param([None, 3], [2, 4], False, (4, True), id="opened by the business"),
-        pytest.param([None, None], [None, None], False, (4, True), id="over, without times"),
-        pytest.param([None, None], [None, None], True, (3, False), id="open, without times"),
+        pytest.param([SOMETIME] * 2, [SOMETIME] * 2, False, (4, True), id="over, without times"),
+        pytest.param([SOMETIME] * 2, [SOMETIME] * 2, True, (3, False), id="open, without times"),
+        pytest.param([1, SOMETIME], [2, None], True, (2, False), id="unanswered, without a time"),
     ],
 )
 def test_a_conversation_is_seen_as_far_as_what_followed_is_known(
-    customer: list[int | None],
-    sent: list[int | None],
+    customer: list[float | None],
+    sent: list[float | None],
     censored: bool,
     expected: tuple[int, bool],
 ) -> None:
@@ -148,6 +155,7 @@ def test_a_conversation_is_seen_as_far_as_what_followed_is_known(
     step_N, ended_N = steps_seen(
         np.arange(1, num_turns + 1),
         np.full(num_turns, censored),
+        np.array([hour is not None for hour in sent]),
         Times(moments_of_day(*customer), moments_of_day(*sent), until),
     )
 
@@ -157,12 +165,13 @@ def test_a_conversation_is_seen_as_far_as_what_followed_is_known(
 def test_without_a_clock_only_the_fate_of_the_last_message_of_an_open_conversation_is_unknown() -> (
     None
 ):
-    turn_T, censored_T = np.array([1, 1, 2, 1]), np.array([False, True, True, True])
+    turn_T, censored_T = np.array([1, 1, 2, 1, 1]), np.array([False, True, True, True, True])
+    answered_T = np.array([True, True, True, True, False])
 
-    step_N, ended_N = steps_seen(turn_T, censored_T, None)
+    step_N, ended_N = steps_seen(turn_T, censored_T, answered_T, None)
 
-    assert step_N.tolist() == [2, 3, 1]
-    assert ended_N.tolist() == [True, False, False]
+    assert step_N.tolist() == [2, 3, 1, 0]
+    assert ended_N.tolist() == [True, False, False, False]
 
 
 def test_conversations_of_a_batch_are_seen_one_by_one() -> None:
@@ -173,7 +182,8 @@ def test_conversations_of_a_batch_are_seen_one_by_one() -> None:
         moments_of_day(10)[0],
     )
 
-    step_N, ended_N = steps_seen(turn_T, censored_T, times)
+    answered_T = ~np.isnat(times.sent_T)
+    step_N, ended_N = steps_seen(turn_T, censored_T, answered_T, times)
 
     assert step_N.tolist() == [4, 0, 5]
     assert ended_N.tolist() == [True, False, False]
@@ -184,7 +194,8 @@ def test_an_empty_batch_has_nothing_to_see(has_times: bool) -> None:
     nothing = np.zeros(0, dtype="datetime64[us]")
     times = Times(nothing, nothing, moments_of_day(10)[0]) if has_times else None
 
-    step_N, ended_N = steps_seen(np.zeros(0, dtype=int), np.zeros(0, dtype=bool), times)
+    none = np.zeros(0, dtype=bool)
+    step_N, ended_N = steps_seen(np.zeros(0, dtype=int), none, none, times)
 
     assert (len(step_N), len(ended_N)) == (0, 0)
 

@@ -37,12 +37,13 @@ def table(log: Log) -> pa.Table:
             "censored": censored,
             "customer_time": MIDNIGHT + timedelta(hours=hour + 2 * index),
             "sent_time": MIDNIGHT + timedelta(hours=hour + 2 * index + 1),
+            "sent": "ok",
         }
         for number, (rewards, censored, hour) in enumerate(log)
         for index, reward in enumerate(rewards)
     ]
     moment = pa.timestamp("us", tz="UTC")
-    kinds = (pa.string(), pa.int32(), pa.float64(), pa.bool_(), moment, moment)
+    kinds = (pa.string(), pa.int32(), pa.float64(), pa.bool_(), moment, moment, pa.string())
     return pa.Table.from_pylist(
         rows, pa.schema([pa.field(*both) for both in zip(rows[0], kinds, strict=True)])
     )
@@ -177,3 +178,26 @@ def test_where_nothing_ended_there_is_no_mean() -> None:
     assert np.isnan([metrics["mean_return_naive"], metrics["mean_return_weighted"]]).all()
     assert (metrics["weight_max"], metrics["effective_sample_size"]) == (0, 0)
     assert metrics["share_unseen"] == 1
+
+
+def test_an_unanswered_message_is_the_last_step_without_a_clock_too() -> None:
+    kinds = [(20, True, None), (40, False, None), (20, True, "ok"), (20, False, "ok")]
+    rows = [
+        {
+            "conversation_id": f"c{place}-{number}",
+            "turn": 1,
+            "reward": float(sent is not None and not censored and number < 10),
+            "censored": censored,
+            "sent": sent,
+            "sent_time": None,
+        }
+        for place, (count, censored, sent) in enumerate(kinds)
+        for number in range(count)
+    ]
+
+    (paid,), weighting = both_passes([pa.Table.from_pylist(rows)], None)
+
+    # Nobody's first fate but that of the 20 open ones is unknown: 1 of 5 is censored at step 0;
+    # of the 40 that were answered 20 end, at step 2, and 20 are censored at step 1.
+    assert weighting.full_S == pytest.approx([1, 1.25, 2.5])
+    assert paid.moments.metrics(weighting)["mean_return_weighted"] == pytest.approx(0.25)
