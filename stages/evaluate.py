@@ -71,13 +71,14 @@ def run(
         use_accelerator(old)
         use_accelerator(new)
         log = _read(given["trajectories"], given["returns"])
+        unlearned, flattery = _unlearned(config, log, given)
         asked = _suggestions(config, log, old, new, given)
-        readings, fitted = _readings(given, log, asked.new, old.settings.system_prompt)
-        ratios = _ratios(config, log, old, new)
-        found = _estimates(config, log, ratios.by_source, readings, fitted)
+        readings, fitted = _readings(given, unlearned, asked.new, old.settings.system_prompt)
+        ratios = _ratios(config, unlearned, old, new)
+        found = _estimates(config, unlearned, ratios.by_source, readings, fitted)
         guarded = _guardrails(config, log, asked)
         kl = _kl(given, log, old, new, asked.new)
-        told = _decision(config, found, guarded, given, ratios.warnings, kl)
+        told = _decision(config, found, guarded, given, [*flattery, *ratios.warnings], kl)
         for line in told["gate"]["warnings"]:
             say(f"evaluate: {line}")
         writer.write(_row(each, old, new) for each in found)
@@ -85,6 +86,7 @@ def run(
         writer.metrics.update(_summary(told))
         writer.counts.update(
             conversations=len(log),
+            conversations_estimated_on=len(unlearned),
             turns=sum(len(each.rows) for each in log),
             turns_cut_off=ratios.num_cut_off,
             states_compared=len(asked.new.keys() & asked.old.keys()),
@@ -130,6 +132,33 @@ def _read(source: Artifact, paid: Artifact) -> list[_Logged]:
     if not log:
         raise DataError(f"{source.path}: holds no conversation. Ingest the log of the old policy.")
     return log
+
+
+def _unlearned(
+    config: EvaluateConfig, log: Sequence[_Logged], given: Mapping[str, Artifact]
+) -> tuple[list[_Logged], list[str]]:
+    """The conversations that the estimates are from; and a warning where they taught the policy.
+
+    Q was fitted to the training conversations' outcomes, noise and all, and the policy climbed Q:
+    what it says more often is what went well there, for whatever reason. Their importance-weighted
+    outcomes would count that luck a second time.
+    """
+    if config.conversations == "all":
+        learned = given["q"].manifest.inputs.get("trajectories") if "q" in given else None
+        if learned is None or learned.digest != given["trajectories"].manifest.digest:
+            return list(log), []
+        return list(log), [
+            f"Q was fitted on conversations of {given['trajectories'].path}, and their outcomes "
+            "flatter the policy that climbed it: evaluate.conversations=heldout"
+        ]
+    heldout = [each for each in log if each.split != "train"]
+    if not heldout:
+        raise UsageError(
+            f"{given['trajectories'].path}: holds no conversation out, and the others may have "
+            "taught the policy. Ingest with ingest.heldout above 0; of a log that the policy did "
+            "not learn from: --set evaluate.conversations=all."
+        )
+    return heldout, []
 
 
 # --- suggestions ---

@@ -71,6 +71,10 @@ class EvaluateConfig(StageConfig):
     gamma: Share = 1.0
     """Discount per turn of the values by importance sampling; 1: the outcome rate. The value by Q
     has the discount of the returns that Q was fitted with."""
+    conversations: Literal["heldout", "all"] = "heldout"
+    """What the new policy's value is estimated on. `heldout`: conversations that no stage learned
+    from; by the outcomes that taught it, every policy looks better than it is. `all`: of a log that
+    it did not learn from."""
     samples: Count = 4
     """Suggestions of each policy in each state, where no actions artifact is named."""
     states: Count = 1000

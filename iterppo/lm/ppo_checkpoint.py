@@ -95,7 +95,6 @@ class Resume(TrainerCallback):
         self._checkpoint = checkpoint
         self._saved = saved
         self._per_update = per_update
-        self._saved_step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After the optimiser was made and the model was wrapped, before the first step."""
@@ -115,16 +114,15 @@ class Resume(TrainerCallback):
         trainer.take_notes(notes["trainer"])
         if team().leads:
             say(f"ppo: goes on behind update {notes['step'] // self._per_update}")
-        self._saved, self._saved_step = None, notes["step"]
+        self._saved = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Behind the last step of an update, when its curves are complete."""
         update, rest = divmod(state.global_step, self._per_update)
         if rest or update % self._checkpoint.every or state.global_step >= state.max_steps:
             return
-        if state.global_step == self._saved_step:  # a training that is stopped logs once more
+        if control.should_training_stop:  # what goes on from here would not know that it is over
             return
-        self._saved_step = state.global_step
         trainer = self._trainer
         notes = {
             "step": state.global_step,

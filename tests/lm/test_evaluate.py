@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -181,11 +181,14 @@ def told(out: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.parametrize("conversations", ["heldout", "all"])
 def test_importance_sampling_is_that_of_the_probabilities_of_both_policies(
-    setting: Setting, tmp_path: Path
+    conversations: Literal["heldout", "all"], setting: Setting, tmp_path: Path
 ) -> None:
-    evaluate.run(CONFIG, **setting.paths(), out=tmp_path / "e")
+    config = CONFIG.model_copy(update={"conversations": conversations})
+    evaluate.run(config, **setting.paths(), out=tmp_path / "e")
     rows = found(tmp_path / "e")
+    taken = [c for c in setting.rows if conversations == "all" or c[0]["split"] == "heldout"]
 
     after = [
         action_logprobs(
@@ -195,7 +198,7 @@ def test_importance_sampling_is_that_of_the_probabilities_of_both_policies(
                 for each in decisions(c, system_prompt=setting.new.settings.system_prompt)
             ],
         )
-        for c in setting.rows
+        for c in taken
     ]
     log = arrays(
         [
@@ -204,7 +207,7 @@ def test_importance_sampling_is_that_of_the_probabilities_of_both_policies(
                 [row["reward"] for row in c],
                 [new - row["suggestion_logprob"] for new, row in zip(ratio, c, strict=True)],
             )
-            for c, ratio in zip(setting.rows, after, strict=True)
+            for c, ratio in zip(taken, after, strict=True)
         ]
     )
     expected = weighted_importance_sampling(log, gamma=1.0, seed=0, samples=200)
@@ -213,12 +216,41 @@ def test_importance_sampling_is_that_of_the_probabilities_of_both_policies(
         assert row["supported"]
         assert row["value"] == pytest.approx(expected.value.value, abs=1e-4)
         assert row["difference_low"] == pytest.approx(expected.difference.low, abs=1e-3)
-        assert 20 < row["effective_sample_size"] < NUM
+        assert 20 < row["effective_sample_size"] < len(taken)
     assert told(tmp_path / "e")["logprobs"]["share_apart"] == 0
     assert not rows["fqe", None]["supported"]
     assert rows["behaviour", None]["value"] == pytest.approx(
-        np.mean([sum(row["reward"] for row in c) for c in setting.rows])
+        np.mean([sum(row["reward"] for row in c) for c in taken])
     )
+    counts = open_artifact(tmp_path / "e").manifest.counts
+    assert (counts["conversations"], counts["conversations_estimated_on"]) == (NUM, len(taken))
+
+
+def test_without_a_conversation_held_out_there_is_nothing_to_estimate_on(
+    setting: Setting, tmp_path: Path
+) -> None:
+    changed = [row | {"split": "train"} for each in setting.rows for row in each]
+    write(tmp_path / "t", "trajectories", IngestConfig(heldout=0), changed)
+
+    with pytest.raises(UsageError, match=r"holds no conversation out.*heldout above 0.*=all"):
+        evaluate.run(
+            CONFIG, **setting.paths() | {"trajectories": tmp_path / "t"}, out=tmp_path / "e"
+        )
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_all_conversations_are_warned_of_where_they_taught_the_policy(
+    learned: bool, setting: Setting, tmp_path: Path
+) -> None:
+    taught = open_artifact(setting.folder / "trajectories").record()
+    digest = taught.digest if learned else "0" * 64
+    inputs = {"trajectories": taught.model_copy(update={"digest": digest})}
+    write(tmp_path / "q", "q", FitQConfig(), inputs=inputs, verdict="usable")
+    config = CONFIG.model_copy(update={"conversations": "all"})
+    evaluate.run(config, **setting.paths(), q=tmp_path / "q", out=tmp_path / "e")
+
+    warnings = told(tmp_path / "e")["gate"]["warnings"]
+    assert ["flatter the policy" in each for each in warnings] == [True] * learned
 
 
 def test_the_interval_covers_what_the_new_policy_does_when_it_is_asked(
