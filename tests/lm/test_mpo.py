@@ -250,6 +250,25 @@ def test_a_killed_one_goes_on_to_the_same_result(
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
 
+def test_one_that_a_limit_stopped_is_stopped_there_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped() -> MPOTrainer:
+        files = PPOCheckpoint(tmp_path / ".policy.checkpoint", key="a", every=1)
+        trainer = make(updates=4, watched=True, watch_updates=1, checkpoint=files)
+        trainer.train()
+        return trainer
+
+    monkeypatch.setattr(
+        "iterppo.lm.watching.broken", lambda readings, _: "enough" if len(readings) > 2 else None
+    )
+    first, again = stopped(), stopped()  # killed before its policy was written
+
+    assert first.state.global_step == 2 * 2
+    assert again.samples == first.samples  # type: ignore[attr-defined]
+    assert again.state.log_history == first.state.log_history
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

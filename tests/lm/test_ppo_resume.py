@@ -50,7 +50,11 @@ def train(
     """Trains, until it is killed at a call of its loss."""
 
     def run(
-        checkpoint: PPOCheckpoint | None = None, *, kill_at: int | None = None, seed: int = 0
+        checkpoint: PPOCheckpoint | None = None,
+        *,
+        kill_at: int | None = None,
+        seed: int = 0,
+        kl_budget: float = 0.0,
     ) -> Result:
         AcceleratorState._reset_state(reset_partial_state=True)
         samples: list[dict[str, Any]] = []
@@ -67,7 +71,7 @@ def train(
                 learning_rate=3e-3,
                 critic_samples=32,
                 watch_updates=2,
-                kl_budget=0.0,
+                kl_budget=kl_budget,
                 least_entropy=0.0,
                 least_distinct=0.0,
                 judge_fall=0.0,
@@ -212,6 +216,15 @@ def test_rows_of_a_save_that_was_killed_are_not_told_twice(
             train(files_at(tmp_path))
 
     assert_same(train(files_at(tmp_path)), whole)
+
+
+def test_one_that_a_limit_stopped_is_stopped_there_again(train: Train, tmp_path: Path) -> None:
+    """Killed behind its last update, before its policy was written."""
+    stopped = train(kl_budget=1e-6)
+    train(files_at(tmp_path), kl_budget=1e-6)
+
+    assert len(stopped.curves) == 4 < UPDATES
+    assert_same(train(files_at(tmp_path), kl_budget=1e-6), stopped)
 
 
 def test_every_prompt_is_met_as_often_as_any_other() -> None:
