@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import pyarrow as pa
+
 from iterppo.environments.protocol import Environment, Observation
 from iterppo.logs.splits import unit_hash
+from iterppo.logs.suggestions import Adoptions, derive_adoptions
 from iterppo.personas import Persona, persona_at, probability_of
 
 TurnSoFar = dict[str, Any]
@@ -68,7 +72,7 @@ class Episode:
             {
                 "customer": customer,
                 "suggestion": suggestion.text,
-                "adoption": adoption,
+                "adoption": adoption or _derived(suggestion.text, after.sent),
                 "sent": after.sent,
             }
         )
@@ -86,6 +90,14 @@ class Episode:
             self.messages.append({"role": "customer", "content": after.customer})
         if after.outcome:
             self.messages[-1]["outcome"] = 1
+
+
+def _derived(suggestion: str | None, sent: str | None) -> str:
+    """What became of a suggestion, where the environment does not say: as `ingest` will see it, so
+    that the assistant meets the states that its log is read as."""
+    said, went_out = (pa.array([text], pa.string()) for text in (suggestion, sent))
+    nothing, knows = pa.nulls(1, pa.string()), np.ones(1, dtype=bool)
+    return str(derive_adoptions(said, went_out, nothing, knows, Adoptions()).adoption[0])
 
 
 def hold_conversations(

@@ -202,7 +202,8 @@ class Renderer:
     def said(self, state: Sequence[Message]) -> Said:
         """What customer and business wrote in a state.
 
-        A suggestion is what the business sent, unless a note says what it sent in its place.
+        A suggestion is what the business sent, unless a note says what it sent in its place. That
+        one opens the next user message; one further down is of a turn without a suggestion.
         """
         customer: list[int] = []
         business: list[int] = []
@@ -212,7 +213,9 @@ class Renderer:
                 suggestion = message["content"]
             elif message["role"] == "user":
                 sent, heard = _apart(message["content"])
-                for text in sent or [suggestion]:
+                if not message["content"].startswith(SENT_MARK):
+                    sent = [suggestion, *sent]
+                for text in sent:
                     business += self.text_ids(text)
                 for text in heard:
                     customer += self.text_ids(text)

@@ -238,14 +238,18 @@ def test_an_environment_need_not_know_what_became_of_a_suggestion() -> None:
 
     class Three(Scripted):
         def __call__(self, conversations: Any) -> list[Suggestion]:
+            self.shown += [list(turns) for turns in conversations]
             texts = ["Hi", "Hi", None]
             return [Suggestion(texts[len(turns) - 1], None) for turns in conversations]
 
-    (record,) = hold(Three(), plain, number=1)
+    assistant = Three()
+    (record,) = hold(assistant, plain, number=1)
     (conversation,) = parsed([record])
     rows, _ = turns_of(conversation)
 
     assert [row["adoption"] for row in rows] == ["verbatim", "rejected", "abstained"]
+    shown = [turn["adoption"] for turn in assistant.shown[-1]]
+    assert shown == ["verbatim", "rejected", "not_shown"], "as its log will tell"
     assert [row["suggestion"] for row in rows] == ["Hi", "Hi", None]
     assert record["outcome"] == 0
     assert not record["unfinished"]

@@ -540,6 +540,19 @@ def test_what_people_wrote_in_messages_that_were_joined(row: MakeRow, system: st
     assert RENDERER.said(last.state) == Said(tuple(heard), tuple(RENDERER.text_ids("Good day")))
 
 
+def test_a_turn_without_a_suggestion_takes_nothing_back(row: MakeRow, system: str) -> None:
+    *_, last = dialogue(
+        [
+            row("Hi", "Which room?", "Which room?", "verbatim"),
+            row("Kitchen", None, "Good day", "not_shown"),
+            row("Hello?", "Fine", "Fine", "verbatim"),
+        ],
+        system,
+    )
+    sent = [*RENDERER.text_ids("Which room?"), *RENDERER.text_ids("Good day")]
+    assert RENDERER.said(last.state).business == tuple(sent)
+
+
 def test_every_end_of_a_segment_knows_what_was_said_before(row: MakeRow, system: str) -> None:
     turns = dialogue(
         [row("Hi", "Which room?", "Room?", "edited"), row("Kitchen", "Fine", "Fine", "verbatim")],
