@@ -118,7 +118,7 @@ class _Transitions(NamedTuple):
     def of(cls, turns: Turns, gamma: float) -> _Transitions:
         phi_ND = np.stack([state_features(turns[: n + 1]) for n in range(len(turns))])
         reward_N = np.array([row["reward"] for row in turns], dtype=float)
-        fold = np.eye(FOLDS)[int(unit_hash(turns[0]["conversation_id"], seed=3) * FOLDS)]
+        fold = np.eye(FOLDS)[int(unit_hash(f"fold/{turns[0]['conversation_id']}", seed=0) * FOLDS)]
         return cls(
             phi_ND,
             gamma * np.concatenate([phi_ND[1:], np.zeros_like(phi_ND[:1])]),

@@ -213,7 +213,7 @@ def fit(
             "credit.max_tokens"
         )
     kept_out = [
-        unit_hash(said.conversation_id, seed=config.seed + 1) < VALIDATION_SHARE
+        unit_hash(f"validation/{said.conversation_id}", seed=config.seed) < VALIDATION_SHARE
         for said, _ in pairs
     ]
     train = [pair for pair, out in zip(pairs, kept_out, strict=True) if not out] or pairs

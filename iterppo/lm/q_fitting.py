@@ -121,7 +121,7 @@ def fit(
 
 def is_validation(conversation_id: str, config: FitQConfig) -> bool:
     """Whether a training conversation is kept out of the gradient of the Monte Carlo fit."""
-    return unit_hash(conversation_id, seed=config.seed + 1) < VALIDATION_SHARE
+    return unit_hash(f"validation/{conversation_id}", seed=config.seed) < VALIDATION_SHARE
 
 
 def is_in_part(conversation_id: str, config: FitQConfig) -> bool:
@@ -288,7 +288,7 @@ def draws_of(conversation_id: str, members: int, seed: int) -> list[int]:
     if members == 1:
         return [1]
     return poisson_counts(
-        [unit_hash(f"{conversation_id}/{m}", seed=seed + 2) for m in range(members)]
+        [unit_hash(f"member/{conversation_id}/{m}", seed=seed) for m in range(members)]
     )
 
 

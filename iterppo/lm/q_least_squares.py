@@ -135,7 +135,7 @@ def _lift(q: QFunction, conversations: Sequence[Conversation], config: FitQConfi
     wanted = EXAMPLES_PER_ROW * config.compared_turns
     by_chance = sorted(
         (c for c in conversations if c.segments and all(c.fates_known)),
-        key=lambda c: unit_hash(c.conversation_id, seed=config.seed + 4),
+        key=lambda c: unit_hash(f"example/{c.conversation_id}", seed=config.seed),
     )
     chosen: list[Conversation] = []
     number = 0
@@ -265,7 +265,8 @@ def _add(
     phi, after, psi, reward, weight = [], [], [], [], []
     told, wanted, told_weight = [], [], []
     for c, found, next_D in zip(conversations, by_turn, following, strict=True):
-        fold = np.eye(FOLDS)[int(unit_hash(c.conversation_id, seed=config.seed + 3) * FOLDS)]
+        drawn = unit_hash(f"fold/{c.conversation_id}", seed=config.seed)
+        fold = np.eye(FOLDS)[int(drawn * FOLDS)]
         weights = np.concatenate([draws_of(c.conversation_id, members, config.seed), fold])
         for turn, paid, discount, next_turn in _transitions(c, found, next_D, gamma=gamma):
             action_D, state_D = found[turn]

@@ -8,7 +8,11 @@ from iterppo.logs.records import LogConversation
 
 def unit_hash(text: str, *, seed: int) -> float:
     """A number in [0, 1) that depends on text and seed alone: the same on every machine and in
-    every order."""
+    every order.
+
+    What is drawn for one purpose must not depend on what was drawn for another: `split_of` draws by
+    the key alone, everybody else names the purpose, as `validation/KEY`.
+    """
     digest = hashlib.sha256(f"{seed}:{text}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 

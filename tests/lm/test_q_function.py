@@ -292,6 +292,13 @@ def test_a_conversation_without_any_known_return_is_as_if_it_were_not_there(
     )
 
 
+@pytest.fixture
+def every_epoch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No conversation is kept out of the gradient, by which the untrained Q could be the best."""
+    monkeypatch.setattr("iterppo.lm.q_fitting.is_validation", lambda name, _: False)
+
+
+@pytest.mark.usefixtures("every_epoch_counts")
 def test_weights_weigh(make_policy: MakePolicy, target: Callable[..., Target]) -> None:
     # The same turn, paid 1 and 0: the estimate is the weighted mean.
     targets = [
@@ -319,7 +326,7 @@ def test_a_weight_is_not_measured_by_its_batch(
         return []
 
     monkeypatch.setattr("iterppo.lm.q_fitting.minimise", minimise)
-    monkeypatch.setattr("iterppo.lm.q_fitting.unit_hash", lambda text, seed: 1.0)
+    monkeypatch.setattr("iterppo.lm.q_fitting.is_validation", lambda name, _: False)
     targets = [target("a", ["yes"], [1.0], [3.0]), target("b", ["yes"], [1.0], [1.0])]
     fit(QFunction.from_policy(make_policy(steps=0), BCE), targets, config())
 
@@ -404,9 +411,7 @@ def test_the_epoch_that_predicts_best_is_kept(
     paid = np.random.default_rng(0).integers(0, 2, 80).astype(float)
     targets = [target(f"c{n}", [WORDS[n % 5]], [paid[n]], customer=f"Hello {n}") for n in range(80)]
     kept_out = {f"c{n}" for n in range(40, 80)}
-    monkeypatch.setattr(
-        "iterppo.lm.q_fitting.unit_hash", lambda text, seed: 0.0 if text in kept_out else 1.0
-    )
+    monkeypatch.setattr("iterppo.lm.q_fitting.is_validation", lambda name, _: name in kept_out)
     q = QFunction.from_policy(make_policy(steps=0), BCE)
     fitted = fit(q, targets, config(max_steps=150, epochs=15, tokens_per_batch=200))
 
@@ -427,9 +432,7 @@ def test_where_nothing_can_be_learned_the_untrained_q_is_kept(
         *(target(f"a{n}", ["yes"], [1.0]) for n in range(10)),
         *(target(f"b{n}", ["yes"], [0.0]) for n in range(10)),
     ]
-    monkeypatch.setattr(
-        "iterppo.lm.q_fitting.unit_hash", lambda text, seed: 0.0 if text[0] == "b" else 1.0
-    )
+    monkeypatch.setattr("iterppo.lm.q_fitting.is_validation", lambda name, _: name.startswith("b"))
     q = QFunction.from_policy(make_policy(steps=0), BCE)
     fitted = fit(q, targets, config(max_steps=10))
 
@@ -507,6 +510,7 @@ def test_the_halves_of_a_log_share_nothing_and_leave_nothing_out() -> None:
     assert all(is_in_part(name, config()) for name in names)
 
 
+@pytest.mark.usefixtures("every_epoch_counts")
 def test_a_q_of_one_half_is_a_stranger_to_the_other(
     make_policy: MakePolicy, tmp_path: Path
 ) -> None:
@@ -524,6 +528,7 @@ def test_a_q_of_one_half_is_a_stranger_to_the_other(
     assert weights(first) != weights(whole)
 
 
+@pytest.mark.usefixtures("every_epoch_counts")
 def test_held_out_conversations_take_no_part_in_the_fit(
     make_policy: MakePolicy, tmp_path: Path
 ) -> None:
