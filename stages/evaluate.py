@@ -77,7 +77,7 @@ def run(
         ratios = _ratios(config, unlearned, old, new)
         found = _estimates(config, unlearned, ratios.by_source, readings, fitted)
         guarded = _guardrails(config, log, asked)
-        kl = _kl(given, log, old, new, asked.new)
+        kl = _kl(config, given, log, old, new)
         told = _decision(config, found, guarded, given, [*flattery, *ratios.warnings], kl)
         for line in told["gate"]["warnings"]:
             say(f"evaluate: {line}")
@@ -422,11 +422,11 @@ def _classifier(model: str, label: str, texts: Sequence[str | None]) -> Any:
 
 
 def _kl(
+    config: EvaluateConfig,
     given: Mapping[str, Artifact],
     log: Sequence[_Logged],
     old: Policy,
     new: Policy,
-    suggestions: Asked,
 ) -> float | None:
     """As training has read it where it began at the old policy, else measured."""
     from iterppo.lm.off_policy import kl_per_suggestion
@@ -441,7 +441,7 @@ def _kl(
     ):
         return float(watched)
     rows = [each.rows for each in log if each.split != "train"] or [each.rows for each in log]
-    return kl_per_suggestion(new, old, rows, suggestions, most=MOST_KL)
+    return kl_per_suggestion(new, old, rows, most=MOST_KL, seed=config.seed)
 
 
 def _decision(

@@ -14,11 +14,11 @@ from typing import Any
 from iterppo.config import FitQConfig
 from iterppo.lm.branches import branch_members
 from iterppo.lm.generation import sample, seed_sampling
-from iterppo.lm.likelihood import action_logprobs
+from iterppo.lm.likelihood import action_logprobs, token_logprobs
 from iterppo.lm.policy import Policy
 from iterppo.lm.q_fitting import is_in_part
 from iterppo.lm.q_function import QFunction
-from iterppo.lm.rendering import decisions
+from iterppo.lm.rendering import Message, decisions
 from iterppo.progress import progress
 
 Rows = Sequence[Mapping[str, Any]]
@@ -97,33 +97,47 @@ def suggestions_in(
 
 
 def kl_per_suggestion(
-    new: Policy,
-    old: Policy,
-    conversations: Sequence[Rows],
-    suggestions: Mapping[Place, Sequence[str | None]],
-    *,
-    most: int,
+    new: Policy, old: Policy, conversations: Iterable[Rows], *, most: int, seed: int
 ) -> float | None:
-    """KL(new ‖ old) of a suggestion, in nats: the mean of log π_new − log π_old over suggestions of
-    the new policy; None without any.
+    """KL(new ‖ old) of a suggestion, in nats: the mean of log π_new − log π_old over suggestions
+    that the new policy is asked for, token by token as they were drawn, those that are cut off too.
 
     Args:
-        new: Made the suggestions.
+        new: Is asked.
         old: In whose neighbourhood it should be.
         conversations: Of the states.
-        suggestions: By place.
-        most: Suggestions that are looked at, the first of each state.
+        most: Suggestions, one a state.
+        seed: Of the sampling.
+
+    Returns:
+        None without a state that both can see, and where they are not made of the same tokens.
     """
-    ratios: list[list[float]] = []
-    for policy in (new, old):
-        pairs = []
-        for rows in conversations:
-            for decision in decisions(rows, system_prompt=policy.settings.system_prompt):
-                place = (decision.row["conversation_id"], decision.row["turn"])
-                pairs += [(decision.state, text or "") for text in suggestions.get(place, ())[:1]]
-        ratios.append(action_logprobs(policy, pairs[:most]))
-    known = [a - b for a, b in zip(*ratios, strict=True) if math.isfinite(a - b)]
-    return sum(known) / len(known) if known else None
+    if new.renderer.tokenizer.get_vocab() != old.renderer.tokenizer.get_vocab():
+        return None
+    states: list[list[Message]] = []
+    prompts: list[list[int]] = []
+    for rows in conversations:
+        both = (decisions(rows, system_prompt=one.settings.system_prompt) for one in (new, old))
+        for pair in zip(*both, strict=True):
+            fitted = [
+                policy.renderer.fit(each.state, max_tokens=policy.settings.max_prompt_tokens)
+                for policy, each in zip((new, old), pair, strict=True)
+            ]
+            if fitted[0] is not None and fitted[1] is not None and len(states) < most:
+                states.append(fitted[0][0])
+                prompts.append(old.renderer.prompt_ids(fitted[1][0]))
+        if len(states) >= most:
+            break
+    if not states:
+        return None
+    seed_sampling(seed, call=0)
+    drawn = sample(new, states)
+    before = token_logprobs(
+        old.model,
+        [(prompt, one.tokens) for prompt, one in zip(prompts, drawn, strict=True)],
+        temperature=old.settings.temperature,
+    )
+    return sum(one.logprob - b for one, b in zip(drawn, before, strict=True)) / len(drawn)
 
 
 @dataclass(frozen=True)

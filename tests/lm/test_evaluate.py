@@ -4,6 +4,7 @@ words."""
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +27,8 @@ from iterppo.config import (
 )
 from iterppo.contracts import ROWS
 from iterppo.errors import UsageError
-from iterppo.lm.likelihood import action_logprobs
+from iterppo.lm.generation import sample, seed_sampling
+from iterppo.lm.likelihood import action_logprobs, token_logprobs
 from iterppo.lm.off_policy import kl_per_suggestion, logprobs_of_log, q_readings, suggestions_in
 from iterppo.lm.policy import Policy, load_policy
 from iterppo.lm.q_function import QFunction, QSettings
@@ -484,14 +486,48 @@ def test_q_is_read_at_logged_actions_and_at_suggestions(setting: Setting) -> Non
     assert len(set(read.first_values)) == 3
 
 
-def test_the_kl_is_that_of_the_words_that_both_can_say(setting: Setting) -> None:
+def test_the_kl_is_that_of_the_tokens_that_were_drawn(setting: Setting) -> None:
     rows = [each[:1] for each in setting.rows[:60]]
-    asked = suggestions_in(setting.new, rows, samples=1, seed=0)
-    state = next(decisions(rows[0], system_prompt=setting.old.settings.system_prompt)).state
+    states = [
+        next(decisions(each, system_prompt=setting.old.settings.system_prompt)).state
+        for each in rows
+    ]
+    seed_sampling(0, call=0)
+    drawn = sample(setting.new, states)
+    prompts = [setting.old.renderer.prompt_ids(state) for state in states]
+    before = token_logprobs(
+        setting.old.model,
+        [(prompt, one.tokens) for prompt, one in zip(prompts, drawn, strict=True)],
+        temperature=setting.old.settings.temperature,
+    )
+    apart = np.mean([one.logprob - b for one, b in zip(drawn, before, strict=True)])
 
-    assert kl_per_suggestion(setting.new, setting.new, rows, asked, most=60) == pytest.approx(0)
-    both = kl_per_suggestion(setting.new, setting.old, rows[:1], asked, most=60)
-    text = asked[rows[0][0]["conversation_id"], 1][0] or ""
-    a, b = (action_logprobs(one, [(state, text)])[0] for one in (setting.new, setting.old))
-    assert both == pytest.approx(a - b, abs=1e-5)
-    assert kl_per_suggestion(setting.new, setting.old, rows, {}, most=60) is None
+    assert kl_per_suggestion(setting.new, setting.new, rows, most=60, seed=0) == pytest.approx(
+        0, abs=1e-5
+    )
+    assert kl_per_suggestion(setting.new, setting.old, rows, most=60, seed=0) == pytest.approx(
+        apart, abs=1e-5
+    )
+    assert kl_per_suggestion(setting.new, setting.old, [], most=60, seed=0) is None
+
+
+def test_the_kl_of_suggestions_that_are_cut_off_is_not_that_of_silence(setting: Setting) -> None:
+    rows = [each[:1] for each in setting.rows[:60]]
+    one_token = setting.new.settings.model_copy(update={"max_new_tokens": 1})
+    short = replace(setting.new, settings=one_token)
+    found = kl_per_suggestion(short, setting.old, rows, most=60, seed=0)
+    asked = [
+        next(decisions(each, system_prompt=setting.old.settings.system_prompt)).state
+        for each in rows
+    ]
+    silent = [
+        a - b
+        for a, b in zip(
+            *(action_logprobs(one, [(s, "") for s in asked]) for one in (short, setting.old)),
+            strict=True,
+        )
+    ]
+
+    assert all(one.text is None for one in sample(short, asked))
+    assert found is not None
+    assert abs(found - np.mean(silent)) > 0.1
