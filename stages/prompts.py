@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iterppo.artifact import ArtifactWriter, Manifest, PartWriter, Stretch, open_artifact
+from iterppo.artifact import Artifact, ArtifactWriter, Manifest, PartWriter, Stretch, open_artifact
 from iterppo.config import PromptsConfig
 from iterppo.engines import EngineName, open_engine
 from iterppo.logs.splits import unit_hash
@@ -36,7 +37,7 @@ def run(
     source, behaviour = open_artifact(trajectories, "trajectories"), open_artifact(policy)
     _load(policy, behaviour.manifest.digest)  # a policy that cannot be used is refused at once
     num_states = source.manifest.rows
-    share = min(1.0, config.max_prompts / max(1, num_states)) if config.max_prompts else 1.0
+    below = _limit(source, config)
     inputs = {"trajectories": source.record(), "policy": behaviour.record()}
     with (
         ArtifactWriter(
@@ -45,13 +46,28 @@ def run(
         open_engine(engine, workers=workers, enough=1 + num_states // STATES_PER_PROCESS) as pool,
     ):
         tasks = [(stretch, writer.next_part()) for stretch in source.stretches()]
-        write = functools.partial(_write, config, share, policy, behaviour.manifest.digest)
+        write = functools.partial(_write, config, below, policy, behaviour.manifest.digest)
         written = pool.map_in_order(write, tasks)
         for rows, counts in progress(written, "prompts", total=len(tasks), unit="parts"):
             writer.adopt(rows)
             for name, number in counts.items():
                 writer.count(name, number)
     return writer.manifest
+
+
+def _limit(source: Artifact, config: PromptsConfig) -> float:
+    """The hash below which those lie that are kept: the smallest, so many."""
+    if not 0 < config.max_prompts < source.manifest.rows:
+        return 1.0
+    hashes = (
+        unit_hash(_prompt_id(row), seed=config.seed)
+        for row in source.rows(["conversation_id", "turn"])
+    )
+    return heapq.nsmallest(config.max_prompts + 1, hashes)[-1]
+
+
+def _prompt_id(row: Mapping[str, Any]) -> str:
+    return f"{row['conversation_id']}/{row['turn']}"
 
 
 @functools.lru_cache(maxsize=1)
@@ -64,20 +80,20 @@ def _load(policy: Path, digest: str) -> tuple[PolicySettings, Renderer]:
 
 
 def _write(
-    config: PromptsConfig, share: float, policy: Path, digest: str, task: tuple[Stretch, Path]
+    config: PromptsConfig, below: float, policy: Path, digest: str, task: tuple[Stretch, Path]
 ) -> tuple[int, Counter[str]]:
     """A stretch becomes a part."""
     stretch, path = task
     settings, renderer = _load(policy, digest)
     counts = Counter[str]()
     with PartWriter(path, "prompts") as part:
-        part.write_rows(_prompts(config, share, settings, renderer, stretch, counts))
+        part.write_rows(_prompts(config, below, settings, renderer, stretch, counts))
     return part.rows, counts
 
 
 def _prompts(
     config: PromptsConfig,
-    share: float,
+    below: float,
     settings: PolicySettings,
     renderer: Renderer,
     stretch: Stretch,
@@ -89,13 +105,13 @@ def _prompts(
     for turns in stretch.conversations():
         for decision in decisions(turns, system_prompt=settings.system_prompt):
             row = decision.row
-            prompt_id = f"{row['conversation_id']}/{row['turn']}"
+            prompt_id = _prompt_id(row)
             counts["states"] += 1
             fitted = renderer.fit(decision.state, max_tokens=settings.max_prompt_tokens)
             if fitted is None:
                 counts["states_too_long"] += 1
                 continue
-            if unit_hash(prompt_id, seed=config.seed) >= share:
+            if unit_hash(prompt_id, seed=config.seed) >= below:
                 counts["states_not_sampled"] += 1
                 continue
             messages, num_cut = fitted
