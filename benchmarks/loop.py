@@ -32,7 +32,7 @@ import torch
 
 from benchmarks import loop_rounds
 from benchmarks.loop_figure import draw
-from benchmarks.loop_methods import METHODS
+from benchmarks.loop_methods import CONSTANTS, METHODS
 from benchmarks.loop_statistics import claims_of, of_methods
 from benchmarks.machine import commit, machine, say
 from iterppo.environments.shop_optimum import optimal_success
@@ -54,6 +54,7 @@ def main() -> None:
         "rounds": options.rounds,
         "quick": options.quick,
     }
+    refuse_other_settings(options)
     success: dict[str, dict[int, list[float]]] = {method: {} for method in options.methods}
     seconds: dict[str, list[float]] = {method: [] for method in options.methods}
     commits: dict[str, set[str]] = {method: set() for method in options.methods}
@@ -116,6 +117,28 @@ def parse() -> argparse.Namespace:
     options.work = options.work or Path("runs") / ("loop-quick" if quick else "loop")
     options.processes = options.processes or len(os.sched_getaffinity(0))
     return options
+
+
+def refuse_other_settings(options: argparse.Namespace) -> None:
+    """What was made under other settings is not gone on with, and not recorded under these.
+
+    Raises:
+        SystemExit: If the folder holds such.
+    """
+    file = options.work / "settings.json"
+    now = {
+        "shared": {**shared_by_all(options), "rounds": None, "quick": options.quick},
+        **{method: CONSTANTS.get(method, {}) for method in options.methods},
+    }
+    then = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    other = [name for name, value in now.items() if then.get(name, value) != value]
+    if other:
+        raise SystemExit(
+            f"{options.work}: holds {', '.join(other)} of other settings ({file.name}). Name "
+            "another --work, or remove it."
+        )
+    options.work.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(then | now, indent=2) + "\n", encoding="utf-8")
 
 
 def begin(seed: int, *, work: Path, conversations: int, rounds: int, quick: bool) -> None:

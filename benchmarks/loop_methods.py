@@ -17,13 +17,14 @@ refuel                  two ends of one conversation a pair (`benchmarks/loop_re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loop_online import online
-from benchmarks.loop_refuel import refuel
+from benchmarks.loop_online import ONLINE, online
+from benchmarks.loop_refuel import BETA, EPOCHS, LEARNING_RATE, refuel
 from benchmarks.loop_rounds import Deployed, Settings, made, save
 from iterppo.artifact import ArtifactWriter, open_artifact, read_manifest
 from iterppo.config import InitConfig, ReturnsConfig
@@ -207,6 +208,18 @@ def best_of_n(rounds: list[Path], deployed: Deployed, settings: Settings) -> Dep
     """The first policy, and Q of the newest log as the judge of its suggestions."""
     return Deployed(deployed.policy, q=fit(rounds, deployed, settings), best_of=BEST_OF)
 
+
+_CLONED = {"epochs": CLONING_EPOCHS, "learning_rate": CLONING_LEARNING_RATE}
+CONSTANTS: dict[str, dict[str, Any]] = {
+    "mpo": MPO,
+    "best-of-n": {"best_of": BEST_OF},
+    "cloning": _CLONED,
+    "filtered-cloning": _CLONED,
+    "online-ppo": asdict(ONLINE),
+    "online-rloo": asdict(ONLINE),
+    "refuel": {"beta": BETA, "epochs": EPOCHS, "learning_rate": LEARNING_RATE},
+}
+"""What a method has beside `loop.toml`."""
 
 METHODS: dict[str, Improve] = {
     "ppo": iterative("ppo"),

@@ -54,7 +54,8 @@ class LeastSquares:
     """The one that was taken, in transitions."""
     errors: dict[float, float]
     """Mean squared error of Q̂ for the returns of left-out conversations, by ridge; empty where the
-    ridge was given."""
+    ridge was given. Their heads have not seen these conversations, the directions of the features
+    have: it is for choosing the ridge, not for telling how good Q̂ is."""
 
 
 class _Transition(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import loop_rounds
-from benchmarks.loop import recorded, summary, table
+from benchmarks import loop_methods, loop_rounds
+from benchmarks.loop import recorded, refuse_other_settings, summary, table
 from benchmarks.loop_methods import pay_for_acceptance
 from benchmarks.loop_rounds import TOOK, Settings, collect, made, seconds, start, success
 from benchmarks.loop_statistics import claims_of, of_methods
@@ -88,6 +88,23 @@ def test_methods_of_one_configuration_are_recorded_one_after_the_other(
     other.write_text("[ppo]\nupdates = 1\n", encoding="utf-8")
     monkeypatch.setattr(loop_rounds, "CONFIG", other)
     assert recorded(file, options) == {}
+
+
+def test_what_was_made_under_other_settings_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*methods: str, **changes: Any) -> argparse.Namespace:
+        usual = {"work": tmp_path, "conversations": 40, "rounds": 2, "quick": False}
+        return argparse.Namespace(methods=list(methods), **{**usual, **changes})
+
+    refuse_other_settings(asked("ppo", "mpo"))
+    refuse_other_settings(asked("mpo", "cloning", rounds=4))
+    with pytest.raises(SystemExit, match="holds shared of other settings"):
+        refuse_other_settings(asked("ppo", conversations=80))
+    monkeypatch.setitem(loop_methods.CONSTANTS, "mpo", {"updates": 1})
+    refuse_other_settings(asked("ppo"))
+    with pytest.raises(SystemExit, match="holds mpo of other settings"):
+        refuse_other_settings(asked("ppo", "mpo"))
 
 
 def test_methods_are_compared_on_the_seeds_that_both_have() -> None:
