@@ -39,6 +39,8 @@ def test_turns_overlap_where_their_ratio_lies_in_the_range() -> None:
     ("log_ratios", "said"),
     [
         pytest.param([0.1, -0.1] * 15, None, id="like policies"),
+        pytest.param([0.0016, 0.0018] * 100, None, id="off by rounding"),
+        pytest.param([0.016, 0.018] * 100, "the mean ratio is 1.02", id="off by more"),
         pytest.param([0.0] * 12, "12 conversations with a known outcome; 20", id="few"),
         pytest.param([5.0] * 3 + [-5.0] * 30, "effective sample size 3.0 of 33", id="few count"),
         pytest.param([2.0] + [-0.16] * 39, "one conversation has 18%", id="one rules"),
