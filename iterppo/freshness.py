@@ -25,7 +25,7 @@ from iterppo.artifact import (
     open_artifact,
     standing,
 )
-from iterppo.artifact.placing import process_lives
+from iterppo.artifact.placing import begun_beside, is_held, owner_of
 from iterppo.errors import ArtifactError, IterPPOError
 from iterppo.execution import input_records
 from iterppo.pipeline import STAGES, Stage
@@ -109,7 +109,7 @@ def freshness(path: Path, stage: str) -> Freshness:
     """What the stage would say of its artifact at `path`."""
     running, half = leftovers(path)
     if running:
-        reason = f"process {running[0].name.rpartition('-')[2]} is at work on it"
+        reason = f"{owner_of(running[0])} is at work on it"
         return Freshness(path, "running", stage, (reason,))
     if not (path / MANIFEST).is_file():
         if half:
@@ -131,11 +131,11 @@ def freshness(path: Path, stage: str) -> Freshness:
 
 
 def leftovers(path: Path) -> tuple[list[Path], list[Path]]:
-    """Folders in which an artifact is being written: of processes that live, and of those that do
-    not."""
-    begun = sorted(path.parent.glob(f".{path.name}.tmp-*"))
-    alive = [one for one in begun if _lives(one)]
-    return alive, [one for one in begun if one not in alive]
+    """Folders in which an artifact is being written: of runs that are at work, and of those that
+    were killed."""
+    begun = begun_beside(path)
+    held = [one for one in begun if is_held(one)]
+    return held, [one for one in begun if one not in held]
 
 
 def training_checkpoint(path: Path) -> Path | None:
@@ -188,11 +188,6 @@ def _records_today(
 
         given = {"logs": find_logs(given["logs"], None)}
     return input_records(stage, arguments, given, stage.config.model_validate(manifest.config))
-
-
-def _lives(begun: Path) -> bool:
-    pid = begun.name.rpartition("-")[2]
-    return pid.isdigit() and process_lives(int(pid))
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -83,6 +83,7 @@ def run(
         ) as rejected:
             for table in rejected_tables(all_pieces, num_lines, files):
                 rejected.write_table(table)
+        writer.belongs_with(rejected)
         # The rejects stand by now; the trajectories will not where this raises, or a second run
         # would be up to date.
         _refuse(all_found, config, writer.counts, logs, rejects)

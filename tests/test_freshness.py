@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from iterppo.artifact import MANIFEST
+from iterppo.artifact.placing import begin
 from iterppo.freshness import freshness, round_freshness, run_freshness, worst
 from iterppo.pipeline import STAGES
 from tests.small_round import run_stage, write_log, write_round
@@ -122,8 +123,7 @@ def test_damage_is_not_staleness(round_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("left", "state"),
     [
-        pytest.param(".returns.tmp-{gone}", "half-written", id="of a process that was killed"),
-        pytest.param(".returns.tmp-{alive}", "running", id="of a process that lives"),
+        pytest.param(".returns.tmp-12", "half-written", id="of a process that was killed"),
         pytest.param("returns", "half-written", id="a folder without a manifest"),
     ],
 )
@@ -133,9 +133,18 @@ def test_what_is_half_written_is_told_from_what_is_missing(
     shutil.rmtree(round_folder / "returns")
     assert freshness(round_folder / "returns", "returns").state == "missing"
 
-    (round_folder / left.format(gone=2**22 + 1, alive=os.getpid())).mkdir()
+    (round_folder / left).mkdir()
 
     assert freshness(round_folder / "returns", "returns").state == state
+
+
+def test_an_artifact_that_somebody_is_at_work_on_is_running(round_folder: Path) -> None:
+    begun = begin(round_folder / "returns")
+    one = freshness(round_folder / "returns", "returns")
+    begun.end()
+
+    assert (one.state, one.reasons) == ("running", (f"process {os.getpid()} is at work on it",))
+    assert freshness(round_folder / "returns", "returns").state == "fresh"
 
 
 def test_a_training_that_was_killed_is_interrupted(round_folder: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact.file_systems import file_system, first_line, shown
 from iterppo.artifact.manifest import MANIFEST, Manifest
-from iterppo.artifact.placing import hidden_beside, put_in_place, refuse_foreign, sweep, sync
+from iterppo.artifact.placing import begin, put_in_place, refuse_foreign, sweep, sync
 from iterppo.artifact.reading import open_artifact, parse_manifest
 from iterppo.errors import ArtifactError, UsageError
 
@@ -125,9 +125,9 @@ def pull(url: str, target: Path, *, watch: Watch | None = None) -> Copied:
             out = target / relative
             out.parent.mkdir(parents=True, exist_ok=True)
             sweep(out)
-            folder = hidden_beside(out)
+            begun = begin(out)
+            folder = begun.folder
             try:
-                folder.mkdir()
                 for name in manifest.files:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 yield from _in_threads(
@@ -140,7 +140,7 @@ def pull(url: str, target: Path, *, watch: Watch | None = None) -> Copied:
                 sync(folder / MANIFEST)
                 put_in_place(folder, out)
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                begun.end()
 
     with store.telling("cannot be copied"):
         return _copy(copied(), [m for _, m, _ in jobs], len(found) - len(jobs), watch)

@@ -28,10 +28,11 @@ from iterppo.artifact.manifest import (
     fingerprint,
 )
 from iterppo.artifact.parts import ROWS_PER_GROUP, PartWriter, table_of
-from iterppo.artifact.placing import hidden_beside, put_in_place, refuse_foreign, sweep, sync
+from iterppo.artifact.placing import LOCK, Begun, begin, put_in_place, refuse_foreign, sweep, sync
+from iterppo.artifact.reading import read_manifest
 from iterppo.contracts import ROWS, current_version
 from iterppo.contracts.base import arrow_schema
-from iterppo.errors import UsageError
+from iterppo.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +71,8 @@ class ArtifactWriter:
         self._part: PartWriter | None = None
         self._num_parts = 0
         self._pending: list[dict[str, Any]] = []
-        self.folder = hidden_beside(out)
+        self._beside: list[ArtifactWriter] = []
+        self._begun: Begun | None = None
         self._begun_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -78,7 +80,7 @@ class ArtifactWriter:
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             sweep(self.out)
-            self.folder.mkdir()
+            self._begun = begin(self.out)
         except OSError as error:
             raise UsageError(
                 f"{self.out}: cannot be written there ({error}). Choose another --out."
@@ -101,6 +103,7 @@ class ArtifactWriter:
             self._abandon()
             self._refuse_full_disk(failure)
             raise
+        self._let_go()
 
     def _refuse_full_disk(self, error: BaseException) -> None:
         # By its words too: libraries that write by themselves have errors of their own.
@@ -115,7 +118,17 @@ class ArtifactWriter:
         if self._part is not None:
             with contextlib.suppress(OSError):  # a full disk must not hide the error that matters
                 self._part.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._begun is not None:
+            self._begun.end()
+
+    @property
+    def folder(self) -> Path:
+        """What becomes the artifact."""
+        assert self._begun is not None, "it is a context manager"
+        return self._begun.folder
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to a count of the manifest."""
@@ -132,6 +145,23 @@ class ArtifactWriter:
         """Append a table, which is checked against the contract and becomes one row group."""
         self._flush()
         self._write(table)
+
+    def belongs_with(self, other: ArtifactWriter) -> None:
+        """Be put in place only where the other artifact, which is whole, still is in its own: two
+        runs at a time must not end with one artifact of each."""
+        self._beside.append(other)
+
+    def _refuse_replaced(self) -> None:
+        for other in self._beside:
+            try:
+                stands = read_manifest(other.out) == other.manifest
+            except ArtifactError:
+                stands = False
+            if not stands:
+                raise UsageError(
+                    f"{other.out}: another run replaced it meanwhile, and {self.out} was not put "
+                    "beside it. Let one run at a time write them, and run the same command again."
+                )
 
     @property
     def scratch(self) -> Path:
@@ -189,7 +219,8 @@ class ArtifactWriter:
             self._write(self._schema.empty_table())
         self._close_part()
         shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
-        paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
+        found = sorted(self.folder.rglob("*"))
+        paths = [path for path in found if path.is_file() and path != self.folder / LOCK]
         files = {
             path.relative_to(self.folder).as_posix(): FileRecord(
                 sha256=digest, size_bytes=path.stat().st_size
@@ -220,6 +251,8 @@ class ArtifactWriter:
             manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
         )
         sync(self.folder / MANIFEST)
+        refuse_foreign(self.out, self.kind)  # there may be something that was not when it was begun
+        self._refuse_replaced()
         put_in_place(self.folder, self.out)
         self.manifest = manifest
 

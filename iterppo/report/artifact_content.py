@@ -20,6 +20,7 @@ from iterppo.artifact import (
     open_artifact,
     read_manifest,
 )
+from iterppo.artifact.placing import LOCK
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import columns as contract_columns
 from iterppo.errors import ArtifactError, IterPPOError, UsageError
@@ -73,7 +74,8 @@ def artifact_content(path: Path, wish: Wish) -> dict[str, Any]:
 
 def half_written_content(path: Path, wish: Wish, *, state: str) -> dict[str, Any]:
     """What is there of an artifact that has no manifest yet, or never will."""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    found = sorted(file for file in path.rglob("*") if file.is_file())
+    files = [file for file in found if file != path / LOCK]
     parts, problems = _readable([f for f in files if f.suffix == ".parquet" and f.parent == path])
     content: dict[str, Any] = {
         "path": str(path),

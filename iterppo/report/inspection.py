@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from iterppo.artifact import MANIFEST, read_manifest
-from iterppo.artifact.placing import process_lives
+from iterppo.artifact.placing import begun_beside, is_held, owner_of
 from iterppo.errors import ArtifactError, UsageError
 from iterppo.logs.sources import LOG_FILE
 from iterppo.report.artifact_content import Wish, artifact_content, half_written_content
@@ -70,7 +70,7 @@ def _content(path: Path, wish: Wish) -> dict[str, Any]:
             return file_content(log, wish)
         return artifact_content(path, wish)
     if not path.exists():
-        begun = sorted(path.parent.glob(f".{path.name}.tmp-*")) if path.name else []
+        begun = begun_beside(path) if path.name else []
         if begun:
             return half_written_content(begun[-1], wish, state=_state_of(begun[-1]))
         raise ArtifactError(f"{path}: not found. Check the path.")
@@ -129,12 +129,11 @@ def _looks_half_written(folder: Path) -> bool:
 
 
 def _state_of(folder: Path) -> str:
-    pid = folder.name.rpartition("-")[2]
-    if ".tmp-" not in folder.name or not pid.isdigit():
+    if ".tmp-" not in folder.name or not folder.name.rpartition("-")[2].isdigit():
         return f"half-written: it has no {MANIFEST}. Run the stage that makes it again."
-    if process_lives(int(pid)):
-        return f"half-written: process {pid} is at work on it. Wait for it."
-    return f"half-written: process {pid} was killed before it was whole. Run the stage again."
+    if is_held(folder):
+        return f"half-written: {owner_of(folder)} is at work on it. Wait for it."
+    return f"half-written: {owner_of(folder)} was killed before it was whole. Run the stage again."
 
 
 def _plain(value: Any) -> Any:

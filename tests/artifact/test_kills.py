@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from iterppo.artifact import MANIFEST, ArtifactWriter
-from iterppo.artifact.placing import process_lives
+from iterppo.artifact import MANIFEST, ArtifactWriter, open_artifact
+from iterppo.artifact.placing import begin, is_held, owner_of, process_lives, sweep
 from iterppo.errors import UsageError
 from tests.artifact.made import CONFIG, contents, lines_of, message, names, reject, write
 from tests.conftest import ROOT
@@ -65,18 +66,21 @@ def test_rows_that_break_the_contract_at_the_very_end_leave_nothing_behind(folde
 
 
 WRITE_AND_WAIT = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from iterppo.artifact import ArtifactWriter
 from iterppo.config import ReturnsConfig
 
+pid, seconds = int(sys.argv[1]), float(sys.argv[2])
+if pid:
+    os.getpid = lambda: pid
 settings = dict(kind="rejects", stage="test", config=ReturnsConfig(), inputs={})
 with ArtifactWriter(Path("x"), **settings) as writer:
     writer.write({"source": "b", "line": n, "reason": "b", "raw": "b"} for n in range(20_000))
     (writer.folder / "model").mkdir()
     (writer.folder / "model" / "weights").write_bytes(b"half")
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(seconds)
 """
 
 # The process kills itself just before its n-th rename, where one artifact takes another's place.
@@ -111,9 +115,10 @@ def start(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def writing() -> Iterator[subprocess.Popen[str]]:
-    """A process in the middle of writing the artifact `x`."""
-    process = start(WRITE_AND_WAIT)
+def writing(pid: int = 0, *, seconds: float = 60) -> Iterator[subprocess.Popen[str]]:
+    """A process in the middle of writing the artifact `x`; it may believe to have another number,
+    as in a container, and goes on after so many seconds."""
+    process = start(WRITE_AND_WAIT, str(pid), str(seconds))
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -121,6 +126,12 @@ def writing() -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+def of_process(folder: Path, pid: int, begin: str) -> str:
+    """The name of the one hidden folder that the process of this number made."""
+    (found,) = folder.glob(f"{begin}*-{pid}")
+    return found.name
 
 
 @pytest.mark.parametrize(
@@ -137,7 +148,7 @@ def test_a_kill_in_the_middle_leaves_no_half_artifact_and_the_next_run_cleans_up
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
 
-    leftover = f".x.tmp-{process.pid}"
+    leftover = of_process(folder, process.pid, ".x.tmp-")
     assert names(folder) == sorted([leftover, *(["x"] if existed else [])])
     assert existed == Path("x").exists()
     assert (contents(folder / "x") if existed else {}) == before
@@ -169,8 +180,8 @@ def test_a_kill_while_one_artifact_replaces_another_never_shows_half_of_one(
         assert lines_of(Path("x")) == [1]
     else:
         assert not Path("x").exists()
-        assert lines_of(Path(f".x.old-{process.pid}")) == [1]
-        assert lines_of(Path(f".x.tmp-{process.pid}")) == [99]
+        assert lines_of(Path(of_process(folder, process.pid, ".x.old-"))) == [1]
+        assert lines_of(Path(of_process(folder, process.pid, ".x.tmp-"))) == [99]
     write(Path("x"), [reject(2)])
     assert names(folder) == ["x"]
     assert lines_of(Path("x")) == [2]
@@ -180,7 +191,151 @@ def test_what_a_living_process_is_writing_is_left_alone(folder: Path) -> None:
     with writing() as process:
         write(Path("x"), [reject(2)])
 
-        assert names(folder) == [f".x.tmp-{process.pid}", "x"]
+        assert names(folder) == [of_process(folder, process.pid, ".x.tmp-"), "x"]
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), 99_999_999], ids=["as this one's", "unknown here"])
+def test_what_is_written_in_another_container_is_left_alone_whatever_its_number(
+    folder: Path, pid: int
+) -> None:
+    with writing(pid, seconds=0.5) as process:
+        write(Path("x"), [reject(2)])
+        assert lines_of(Path("x")) == [2]
+        assert names(folder) == [of_process(folder, pid, ".x.tmp-"), "x"]
+
+        assert process.wait() == 0
+    # Who ends last is not told apart from who was started last.
+    assert lines_of(Path("x")) == list(range(20_000))
+    assert sorted(names(folder / "x")) == [MANIFEST, "model", "part-00000.parquet"]
+    assert names(folder) == ["x"]
+
+
+def test_whose_lock_is_held_by_somebody_is_at_work_and_nobody_else(folder: Path) -> None:
+    begun = begin(Path("x"))
+    sweep(Path("x"))
+    assert is_held(begun.folder)
+    assert owner_of(begun.folder) == f"process {os.getpid()}"
+
+    left = begin(Path("x"))
+    os.close(left._lock or 0)
+    assert not is_held(left.folder)
+    sweep(Path("x"))
+    assert names(folder) == [begun.folder.name]
+
+    begun.end()
+    assert names(folder) == []
+
+
+def test_who_made_a_folder_on_another_machine_is_told_with_its_name() -> None:
+    assert owner_of(Path("runs/.x.tmp-node-7-0a1b2c3d-12")) == "process 12 on node-7"
+
+
+def test_a_folder_that_was_swept_as_it_was_begun_is_begun_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, left = Path.mkdir, [2]
+
+    def swept(path: Path) -> None:
+        mkdir(path)
+        if left[0]:
+            left[0] -= 1
+            sweep(Path("x"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", swept)
+        begun = begin(Path("x"))
+
+    assert is_held(begun.folder)
+    assert names(folder) == [begun.folder.name]
+    begun.end()
+
+
+def test_what_another_run_puts_there_between_the_two_renames_gives_way(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path("other"), [reject(1)])
+    write(Path("x"), [reject(2)])
+    rename = Path.rename
+
+    def beaten(path: Path, target: Path) -> Path:
+        if target == Path("x") and Path("other").exists():
+            rename(Path("other"), target)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", beaten)
+    write(Path("x"), [reject(3)])
+
+    assert lines_of(Path("x")) == [3]
+    assert names(folder) == ["x"]
+
+
+def test_a_place_that_others_fill_again_and_again_is_lost_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path("other"), [reject(2)])
+    rename = Path.rename
+
+    def beaten(path: Path, target: Path) -> Path:
+        if target == Path("x"):
+            shutil.copytree("other", target)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", beaten)
+    with pytest.raises(UsageError, match="x: other runs put their artifacts there at the same"):
+        write(Path("x"), [reject(3)])
+
+    assert lines_of(Path("x")) == [2]
+    assert names(folder) == ["other", "x"]
+
+
+def test_the_artifact_that_was_there_is_put_back_where_the_new_one_cannot_take_its_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path("x"), [reject(2)])
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if ".tmp-" in path.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="Input/output error"):
+        write(Path("x"), [reject(3)])
+
+    assert lines_of(Path("x")) == [2]
+    assert names(folder) == ["x"]
+
+
+def test_an_artifact_whose_companion_another_run_replaced_is_not_put_beside_it(
+    folder: Path,
+) -> None:
+    settings: dict[str, Any] = {"kind": "rejects", "stage": "test", "config": CONFIG, "inputs": {}}
+    write(Path("x"), [reject(1)])
+
+    def write_both() -> None:
+        with ArtifactWriter(Path("x"), **settings) as writer:
+            with ArtifactWriter(Path("y"), **settings) as companion:
+                companion.write([reject(2)])
+            writer.belongs_with(companion)
+            write(Path("y"), [reject(3)])
+
+    with pytest.raises(UsageError, match="y: another run replaced it meanwhile, and x was not put"):
+        write_both()
+
+    assert lines_of(Path("x")) == [1]
+    assert lines_of(Path("y")) == [3]
+
+
+def test_another_kind_that_came_meanwhile_is_not_replaced(folder: Path) -> None:
+    with (
+        pytest.raises(UsageError, match="not replaced"),
+        ArtifactWriter(Path("x"), kind="rejects", stage="test", config=CONFIG, inputs={}),
+    ):
+        write(Path("x"), [], "returns")
+
+    assert open_artifact(Path("x")).kind == "returns"
+    assert names(folder) == ["x"]
 
 
 def test_leftovers_of_other_artifacts_are_left_alone(folder: Path) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iterppo.artifact import MANIFEST, ArtifactWriter
+from iterppo.artifact.placing import LOCK, begin
 from iterppo.config import RolloutConfig
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import columns
@@ -180,20 +181,19 @@ def test_damage_is_shown_with_what_is_left_and_ends_with_4(
 # --- half-written --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("pid", "said"),
-    [
-        pytest.param(GONE, f"process {GONE} was killed before it was whole", id="killed"),
-        pytest.param(os.getpid(), f"process {os.getpid()} is at work on it", id="at work"),
-    ],
-)
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "at work"])
 def test_a_half_written_artifact_is_shown_and_said_to_be_one(
-    round_folder: Path, command: Command, pid: int, said: str
+    round_folder: Path, command: Command, killed: bool
 ) -> None:
-    half = round_folder / f".trajectories.tmp-{pid}"
-    (round_folder / "trajectories").rename(half)
+    begun = begin(round_folder / "trajectories")
+    half = begun.folder
+    shutil.copytree(round_folder / "trajectories", half, dirs_exist_ok=True)
+    shutil.rmtree(round_folder / "trajectories")
     (half / MANIFEST).unlink()
     (half / "part-00001.parquet").write_bytes(b"PAR1 and then the power went")
+    said = f"process {os.getpid()} {'was killed before it was whole' if killed else 'is at work'}"
+    if killed:
+        (half / LOCK).unlink()
 
     for path in (half, round_folder / "trajectories"):
         done = command("inspect", path)
@@ -202,6 +202,8 @@ def test_a_half_written_artifact_is_shown_and_said_to_be_one(
         assert said in done.stdout
         assert "part-00001.parquet: cut off (28 bytes" in done.stdout
         assert "    suggested  What do you need?" in done.stdout
+        assert LOCK not in done.stdout
+    begun.end()
 
 
 def test_a_round_shows_what_is_half_written_in_it(round_folder: Path, command: Command) -> None:
