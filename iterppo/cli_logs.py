@@ -136,7 +136,7 @@ def ingest(
 ) -> None:
     """Logs to trajectories and rejects."""
     if rejects is None and out is not None and round_folder is None:
-        rejects = out.with_name(f"{out.name}-rejects")
+        rejects = out.parent / f"{out.name}-rejects"
     chosen: dict[str, Any] = {
         "format": format_,
         "cutoff": cutoff,

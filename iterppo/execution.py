@@ -19,6 +19,7 @@ from iterppo.artifact import (
     open_artifact,
     read_manifest,
 )
+from iterppo.artifact.places import refuse_nesting, refuse_place, refuse_to_replace
 from iterppo.config import (
     EvaluateConfig,
     FitQConfig,
@@ -109,8 +110,6 @@ def _execute(
             slot, outputs.get(slot.name), round_folder, option=option, stage=name
         )
     given = dict(extra)
-    if name == "ingest":
-        given["logs"] = _find_logs(given["logs"], round_folder, stack)
     for slot in stage.reads:
         if given.get("scripted") or not _is_read(slot, config):
             arguments[slot.name] = None
@@ -118,7 +117,9 @@ def _execute(
         arguments[slot.name] = resolve(
             slot, inputs.get(slot.name), round_folder, option=f"--{slot.name}", stage=name
         )
-    _refuse_one_place_twice(stage, arguments)
+    _refuse_places(stage, arguments)
+    if name == "ingest":
+        given["logs"] = _find_logs(given["logs"], round_folder, stack)
     out: Path = arguments["out"]
     may_be_done = not force and all(arguments[slot.name].exists() for slot in stage.writes)
     expected = None
@@ -130,6 +131,8 @@ def _execute(
             return read_manifest(out), out, False
         if name == "ingest":
             given["inputs"] = records
+    for slot in stage.writes:
+        refuse_to_replace(arguments[slot.name], slot.kind)
     if isinstance(config, PPOConfig) and config.algorithm == "mpo" and processes is not None:
         _refuse_several(processes)
     if name == "ppo" and not force:
@@ -219,20 +222,14 @@ def _find_logs(
     return logs
 
 
-def _refuse_one_place_twice(stage: Stage, arguments: Mapping[str, Path | None]) -> None:
-    """An artifact that takes the place of another, or of what it is made from, would destroy it."""
-    seen: dict[Path, str] = {}
-    written = {slot.name for slot in stage.writes}
-    for name in (*(slot.name for slot in stage.reads), *(slot.name for slot in stage.writes)):
-        path = arguments[name]
-        if path is None:
-            continue
-        before = seen.setdefault(path.resolve(), name)
-        if before != name and name in written:
-            raise UsageError(
-                f"{stage.name}: {arguments[before]} is named twice. Give --{before} and --{name} "
-                "places of their own."
-            )
+def _refuse_places(stage: Stage, arguments: Mapping[str, Path | None]) -> None:
+    """Before anything is read: where nothing can be written, or something would be destroyed."""
+    slots = (*stage.reads, *stage.writes)
+    places = {slot.name: path for slot in slots if (path := arguments[slot.name]) is not None}
+    written = {slot.name: slot.kind for slot in stage.writes}
+    for name, kind in written.items():
+        refuse_place(places[name], kind)
+    refuse_nesting(places, set(written), stage.name)
 
 
 def input_records(

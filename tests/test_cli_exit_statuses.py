@@ -259,3 +259,142 @@ def test_an_artifact_cannot_take_the_place_of_what_it_is_made_from(
         == "iterppo: ppo: policy is named twice. Give --policy and --out places of their own."
     )
     assert snapshot(folder) == before
+
+
+# --- where nothing can be written, told before anything is read ----------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(
+            ["ingest", "absent", "--out", "a", "--rejects", "a/rejects"],
+            "ingest: --rejects a/rejects lies in --out a, which is one folder, replaced as a "
+            "whole. Give them places beside each other.",
+            id="an output in another one",
+        ),
+        pytest.param(
+            ["ingest", "absent", "--rejects", "a", "--out", "a/b"],
+            "ingest: --out a/b lies in --rejects a, which is one folder, replaced as a whole. "
+            "Give them places beside each other.",
+            id="the other way round",
+        ),
+        pytest.param(
+            ["returns", "--trajectories", "absent", "--out", "absent/returns"],
+            "returns: --out absent/returns lies in --trajectories absent, which is one folder, "
+            "replaced as a whole. Give them places beside each other.",
+            id="an output in an input",
+        ),
+        pytest.param(
+            ["returns", "--trajectories", "b/absent", "--out", "b"],
+            "returns: --trajectories b/absent lies in --out b, which is one folder, replaced as a "
+            "whole. Give them places beside each other.",
+            id="an input in an output",
+        ),
+        pytest.param(
+            ["ingest", "absent", "--out", "made/deep/b"],
+            "made/deep/b: lies in the artifact {here}/made, and would go with it. Choose a place "
+            "outside of it.",
+            id="an output in any artifact",
+        ),
+        pytest.param(
+            ["ingest", "absent", "--out", "b", "--rejects", "photos"],
+            "photos: exists and is not an artifact of kind rejects, so it is not replaced. Choose "
+            "another place.",
+            id="a foreign folder for the rejects",
+        ),
+        pytest.param(
+            ["ingest", "absent", "--out", "."],
+            ".: the current folder lies there, and would be replaced. Name a folder of its own, "
+            "as NAME.",
+            id="the current folder",
+        ),
+        pytest.param(
+            ["ingest", "absent", "--out", ".."],
+            "..: the current folder lies there, and would be replaced. Name a folder of its own, "
+            "as ../NAME.",
+            id="the folder above",
+        ),
+        pytest.param(
+            ["ingest", "absent", "--out", "/"],
+            "/: a mount point, which an artifact cannot take the place of. Name a folder below "
+            "it, as /NAME.",
+            id="the root",
+        ),
+        pytest.param(
+            ["ingest", "absent", "--out", "/proc"],
+            "/proc: a mount point, which an artifact cannot take the place of. Name a folder "
+            "below it, as /proc/NAME.",
+            id="a mount point",
+        ),
+        pytest.param(
+            ["ingest", "absent", "--out", "n" * 230],
+            f"{'n' * 230}: the name is longer than the 200 bytes that leave room for a hidden "
+            "folder beside it. Choose a shorter one.",
+            id="a name that is too long beside its hidden folder",
+        ),
+        pytest.param(
+            ["ingest", "absent", "--out", "n" * 300 + "/x"],
+            f"{'n' * 300}/x: cannot be written there (File name too long). "
+            "Choose another place, or see who may use it.",
+            id="a name that is too long",
+        ),
+    ],
+)
+def test_a_place_that_cannot_be_taken_is_refused_before_anything_is_read(
+    folder: Path, command: Command, arguments: list[str], said: str
+) -> None:
+    shutil.copytree(make_artifacts.FOLDER / "trajectories-v1", "made")
+    Path("photos").mkdir()
+    Path("photos/one.jpg").touch()
+    before = snapshot(folder)
+
+    done = command(*arguments)
+
+    assert (done.status, done.stdout) == (2, "")
+    assert one_line(done.stderr) == f"iterppo: {said.replace('{here}', str(folder.resolve()))}"
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ingest", "absent", "--out", "loop"], ["returns", "--trajectories", "loop", "--out", "loop"]],
+    ids=["by itself", "as an input too"],
+)
+def test_links_that_lead_to_each_other_are_no_place(
+    folder: Path, command: Command, arguments: list[str]
+) -> None:
+    Path("loop").symlink_to("loop")
+
+    done = command(*arguments)
+
+    assert (done.status, done.stdout) == (2, "")
+    assert one_line(done.stderr).startswith("iterppo: loop: cannot be written there (Symlink loop")
+
+
+def test_a_link_to_nothing_is_a_place_and_the_artifact_lies_where_it_leads_to(
+    log: Path, command: Command
+) -> None:
+    Path("x").symlink_to("disk")
+
+    assert command("ingest", log, "--out", "x").status == 0
+    assert (Path("disk") / MANIFEST).is_file()
+    assert Path("x").is_symlink()
+    assert "up to date" in command("ingest", log, "--out", "x").stdout
+
+
+def test_notes_in_an_artifact_are_not_replaced_and_do_not_make_it_out_of_date(
+    log: Path, command: Command
+) -> None:
+    assert command("ingest", log, "--out", "x").status == 0
+    Path("x-rejects/notes.txt").write_text("mine")
+
+    assert "up to date" in command("ingest", log, "--out", "x").stdout
+    done = command("ingest", log, "--out", "x", "--force")
+
+    assert (done.status, done.stdout) == (2, "")
+    assert one_line(done.stderr) == (
+        "iterppo: x-rejects: holds notes.txt, which is no file of the artifact and would be lost "
+        "with it. Move it away, or choose another place."
+    )
+    assert Path("x-rejects/notes.txt").read_text() == "mine"

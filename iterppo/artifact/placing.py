@@ -10,25 +10,36 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
-import json
 import os
 import re
 import secrets
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from iterppo.artifact.manifest import MANIFEST
 from iterppo.errors import UsageError
 
 LOCK = ".lock"
 """File of a hidden folder; no file of the artifact."""
 _NEW, _OLD = ".tmp-", ".old-"
 _NUM_TRIES = 20
+_NAME_BYTES = 255
+"""Of a file or a folder, on the file systems that there are."""
 _HOST_CHARACTERS = 32
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """Of file systems that know none: what is left there nobody can tell from what is at work."""
+
+
+def followed(out: Path) -> Path:
+    """The place itself: of a link where it leads to, so that the link stays one."""
+    return out.resolve() if out.is_symlink() or out.name in ("", "..") else out
+
+
+def longest_name() -> int:
+    """Bytes that the name of an artifact may have."""
+    return _NAME_BYTES - len(f".{_NEW}{'h' * _HOST_CHARACTERS}-{'t' * 8}-{2**22}")
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ def begin(out: Path) -> Begun:
     Raises:
         OSError: As the file system says.
     """
+    out = followed(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     host = os.uname().nodename[:_HOST_CHARACTERS]
     for _ in range(_NUM_TRIES):
         owner = f"{host}-{secrets.token_hex(4)}-{os.getpid()}"
@@ -107,19 +120,28 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def put_in_place(new: Path, out: Path) -> None:
+def put_in_place(new: Path, out: Path, *, check: Callable[[Path], None]) -> None:
     """Put `new`, a hidden folder, in the place of `out`. A kill between the renames leaves no
     artifact rather than half of one.
 
+    `check` is given where the artifact before lies by then, and nobody else gets at it; it raises
+    a `UsageError` where that may not go.
+
     Raises:
-        UsageError: If others put something there all the while.
+        UsageError: If what lies there may not be replaced, or others put something there all the
+            while.
     """
+    out = followed(out)
     old = _renamed(new, _NEW, _OLD)
     for _ in range(_NUM_TRIES):
         with suppress(FileNotFoundError):
             out.rename(old)
         try:
+            check(old)
             new.rename(out)
+        except UsageError:
+            old.rename(out)
+            raise
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 with suppress(OSError):
@@ -160,24 +182,6 @@ def process_lives(pid: int) -> bool:
     return True
 
 
-def refuse_foreign(out: Path, kind: str) -> None:
-    """Never overwrite a folder that is not an artifact of this kind."""
-    if not out.exists():
-        return
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    try:
-        found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        same = found.get("format") == "iterppo" and found.get("kind") == kind
-    except (OSError, ValueError, AttributeError):
-        same = False
-    if not same:
-        raise UsageError(
-            f"{out}: exists and is not an artifact of kind {kind}, so it is not replaced. Choose "
-            "another place."
-        )
-
-
 def _take(folder: Path) -> int:
     """The lock of a hidden folder.
 
@@ -199,6 +203,7 @@ def _take(folder: Path) -> int:
 
 
 def _beside(out: Path, mark: str) -> list[Path]:
+    out = followed(out)
     found = out.parent.glob(f".{glob.escape(out.name)}{mark}*")
     return sorted(path for path in found if re.search(r"-\d+$", path.name) and path.is_dir())
 

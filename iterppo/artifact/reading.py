@@ -201,7 +201,7 @@ def parse_manifest(text: str, place: str, kind: str | None = None) -> Manifest:
 
 
 def _damaged(where: Path | str, why: str) -> ArtifactError:
-    return ArtifactError(f"{where}: damaged{why}. Make the artifact again with --force.")
+    return ArtifactError(f"{where}: damaged{why}. Remove the folder and make the artifact again.")
 
 
 def open_artifact(path: Path, kind: str | None = None, *, verify: bool = True) -> Artifact:

@@ -8,6 +8,7 @@ while somebody else replaces notices by the digests.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact.file_systems import file_system, first_line, shown
 from iterppo.artifact.manifest import MANIFEST, Manifest
-from iterppo.artifact.placing import begin, put_in_place, refuse_foreign, sweep, sync
+from iterppo.artifact.places import refuse_to_replace
+from iterppo.artifact.placing import begin, put_in_place, sweep, sync
 from iterppo.artifact.reading import open_artifact, parse_manifest
 from iterppo.errors import ArtifactError, UsageError
 
@@ -117,13 +119,12 @@ def pull(url: str, target: Path, *, watch: Watch | None = None) -> Copied:
     for relative, (manifest, text) in found.items():
         out = target / relative
         if not _is_here(out, manifest):
-            refuse_foreign(out, manifest.kind)
+            refuse_to_replace(out, manifest.kind)
             jobs.append((relative, manifest, text))
 
     def copied() -> Iterator[None]:
         for relative, manifest, text in jobs:
             out = target / relative
-            out.parent.mkdir(parents=True, exist_ok=True)
             sweep(out)
             begun = begin(out)
             folder = begun.folder
@@ -138,7 +139,7 @@ def pull(url: str, target: Path, *, watch: Watch | None = None) -> Copied:
                 )
                 (folder / MANIFEST).write_bytes(text)
                 sync(folder / MANIFEST)
-                put_in_place(folder, out)
+                put_in_place(folder, out, check=functools.partial(_refuse, out, manifest.kind))
             finally:
                 begun.end()
 
@@ -213,6 +214,10 @@ def _in_threads(jobs: Sequence[tuple[Any, ...]]) -> Iterator[None]:
             yield
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _refuse(out: Path, kind: str, old: Path) -> None:
+    refuse_to_replace(out, kind, lies_at=old)
 
 
 def _changed(name: str) -> ArtifactError:

@@ -28,7 +28,8 @@ from iterppo.artifact.manifest import (
     fingerprint,
 )
 from iterppo.artifact.parts import ROWS_PER_GROUP, PartWriter, table_of
-from iterppo.artifact.placing import LOCK, Begun, begin, put_in_place, refuse_foreign, sweep, sync
+from iterppo.artifact.places import refuse_to_replace
+from iterppo.artifact.placing import LOCK, Begun, begin, put_in_place, sweep, sync
 from iterppo.artifact.reading import read_manifest
 from iterppo.contracts import ROWS, current_version
 from iterppo.contracts.base import arrow_schema
@@ -76,9 +77,8 @@ class ArtifactWriter:
         self._begun_s = time.monotonic()
 
     def __enter__(self) -> Self:
-        refuse_foreign(self.out, self.kind)
+        refuse_to_replace(self.out, self.kind)
         try:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
             sweep(self.out)
             self._begun = begin(self.out)
         except OSError as error:
@@ -251,9 +251,12 @@ class ArtifactWriter:
             manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
         )
         sync(self.folder / MANIFEST)
-        refuse_foreign(self.out, self.kind)  # there may be something that was not when it was begun
         self._refuse_replaced()
-        put_in_place(self.folder, self.out)
+        put_in_place(
+            self.folder,
+            self.out,
+            check=lambda old: refuse_to_replace(self.out, self.kind, lies_at=old),
+        )
         self.manifest = manifest
 
 

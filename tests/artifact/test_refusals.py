@@ -6,9 +6,18 @@ from typing import Any
 import pytest
 
 import iterppo
-from iterppo.artifact import MANIFEST
+from iterppo.artifact import MANIFEST, ArtifactWriter
 from iterppo.errors import UsageError
-from tests.artifact.made import change_manifest, contents, message, reject, write
+from tests.artifact.made import (
+    CONFIG,
+    change_manifest,
+    contents,
+    lines_of,
+    message,
+    names,
+    reject,
+    write,
+)
 
 
 def test_an_artifact_that_is_not_there_is_named() -> None:
@@ -73,8 +82,8 @@ def test_a_manifest_that_is_cut_off_is_damaged(x: Path) -> None:
     (x / MANIFEST).write_text('{"format": ')
 
     assert message(x) == (
-        "x/manifest.json: damaged (Expecting value: line 1 column 12 (char 11)). Make the "
-        "artifact again with --force."
+        "x/manifest.json: damaged (Expecting value: line 1 column 12 (char 11)). Remove the "
+        "folder and make the artifact again."
     )
 
 
@@ -84,7 +93,7 @@ def test_a_manifest_that_is_not_text_is_damaged(x: Path) -> None:
     assert message(x) == (
         "x/manifest.json: damaged ('utf-8' codec can't decode byte 0xff in position 0: "
         "invalid start byte). "
-        "Make the artifact again with --force."
+        "Remove the folder and make the artifact again."
     )
 
 
@@ -110,7 +119,7 @@ def test_a_manifest_with_a_wrong_field_is_damaged(
     change_manifest(x, **change)
 
     assert message(x).startswith(f"x/manifest.json: damaged, {said}")
-    assert message(x).endswith(". Make the artifact again with --force.")
+    assert message(x).endswith(". Remove the folder and make the artifact again.")
 
 
 def test_a_missing_file_is_named(x: Path) -> None:
@@ -146,7 +155,7 @@ def test_a_shortened_file_is_found(x: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["a folder with files", "a file", "another kind", "a damaged manifest"]
+    "what", ["a folder with files", "a file", "another kind", "another program's manifest"]
 )
 def test_what_is_not_an_artifact_of_the_kind_is_never_replaced(folder: Path, what: str) -> None:
     out = Path("x")
@@ -156,7 +165,7 @@ def test_what_is_not_an_artifact_of_the_kind_is_never_replaced(folder: Path, wha
         write(out, [], "returns")
     else:
         out.mkdir()
-        (out / ("thesis.txt" if what == "a folder with files" else MANIFEST)).write_text("mine")
+        (out / ("thesis.txt" if what == "a folder with files" else MANIFEST)).write_text('"mine"')
     before = contents(folder)
 
     with pytest.raises(UsageError, match="not replaced") as raised:
@@ -168,3 +177,65 @@ def test_what_is_not_an_artifact_of_the_kind_is_never_replaced(folder: Path, wha
     )
     assert raised.value.exit_status == 2
     assert contents(folder) == before
+
+
+def test_a_damaged_manifest_has_one_way_out_which_reader_and_writer_agree_on(x: Path) -> None:
+    (x / MANIFEST).write_text('{"format": ')
+    before = contents(x)
+
+    with pytest.raises(UsageError, match="not replaced") as raised:
+        write(x, [reject(1)])
+
+    assert str(raised.value) == (
+        "x: its manifest.json is damaged, and nobody can tell what it was, so it is not replaced. "
+        "Remove the folder, or choose another place."
+    )
+    assert "Remove the folder" in message(x)
+    assert contents(x) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "rejects/part-00000.parquet", ".link"])
+def test_what_lies_in_an_artifact_and_is_none_of_its_files_is_not_deleted_with_it(
+    x: Path, name: str
+) -> None:
+    (x / name).parent.mkdir(exist_ok=True)
+    if name == ".link":
+        (x / name).symlink_to("/nowhere")
+    else:
+        (x / name).write_text("mine")
+    (x / "empty").mkdir()
+
+    with pytest.raises(UsageError, match="would be lost") as raised:
+        write(x, [reject(2)])
+
+    assert str(raised.value) == (
+        f"x: holds {name}, which is no file of the artifact and would be lost with it. Move it "
+        "away, or choose another place."
+    )
+    assert lines_of(x) == [1]
+    (x / name).unlink()
+    write(x, [reject(2)])
+    assert lines_of(x) == [2]
+
+
+def test_what_is_put_into_an_artifact_while_another_is_made_is_not_deleted_either(
+    x: Path,
+) -> None:
+    settings: dict[str, Any] = {"kind": "rejects", "stage": "test", "config": CONFIG, "inputs": {}}
+
+    with pytest.raises(UsageError, match="holds notes"), ArtifactWriter(x, **settings):
+        (x / "notes.txt").write_text("mine")
+
+    assert (x / "notes.txt").read_text() == "mine"
+    assert names(x.parent) == ["x"]
+
+
+def test_a_link_stays_one_and_the_artifact_lies_where_it_leads_to(folder: Path) -> None:
+    Path("disk").mkdir()
+    Path("x").symlink_to("disk/real")
+
+    for line in (1, 2):  # where nothing lay, and in the place of another artifact
+        write(Path("x"), [reject(line)])
+        assert Path("x").is_symlink()
+        assert lines_of(Path("x")) == lines_of(Path("disk/real")) == [line]
+        assert (names(folder), names(folder / "disk")) == (["disk", "x"], ["real"])
