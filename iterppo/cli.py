@@ -16,7 +16,7 @@ from iterppo.cli_looks import register as register_looks
 from iterppo.cli_policy import register as register_policy
 from iterppo.cli_report import register as register_report
 from iterppo.cli_storage import register as register_storage
-from iterppo.errors import IterPPOError
+from iterppo.errors import IterPPOError, UsageError
 from iterppo.launch import has_gpu, leave_error
 from iterppo.progress import end_bars, set_loudness
 
@@ -70,6 +70,25 @@ def _usage_line(error: Any) -> str:
     return f"iterppo: {said}{end} See: {path} --help"
 
 
+def _told(error: IterPPOError) -> int:
+    """Say what is wrong in one line, here or where several processes are looked after; the exit
+    status."""
+    if not leave_error(error):
+        message = " ".join(str(error).split())
+        typer.echo(f"iterppo: {message}", err=True)
+    return error.exit_status
+
+
+def _of_the_system(error: OSError) -> UsageError:
+    """What the system refused, and nobody expected there: no bug, and not a gate that said no."""
+    if error.filename is None or not error.strerror:
+        return UsageError(str(error) or type(error).__name__)
+    place = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return UsageError(
+        f"{place}: {error.strerror}. Check the path, who may use it and what room is left there."
+    )
+
+
 def main() -> None:
     """Entry point: errors of ours become one line on standard error and an exit status."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their developers
@@ -91,12 +110,11 @@ def main() -> None:
             raise KeyboardInterrupt
         raise SystemExit(status if isinstance(status, int) else 0)
     except IterPPOError as error:
-        if not leave_error(error):
-            message = " ".join(str(error).split())
-            typer.echo(f"iterppo: {message}", err=True)
-        raise SystemExit(error.exit_status) from None
+        raise SystemExit(_told(error)) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except OSError as error:
+        raise SystemExit(_told(_of_the_system(error))) from None
     except _COMMAND_LINE_ERROR as error:
         typer.echo(_usage_line(error), err=True)
         raise SystemExit(error.exit_code) from None

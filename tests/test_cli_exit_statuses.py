@@ -1,5 +1,6 @@
 """What goes wrong at the command line is one line on standard error, and an exit status."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -370,6 +371,72 @@ def test_links_that_lead_to_each_other_are_no_place(
 
     assert (done.status, done.stdout) == (2, "")
     assert one_line(done.stderr).startswith("iterppo: loop: cannot be written there (Symlink loop")
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        pytest.param(
+            ["ingest", LONG, "--out", "x"],
+            3,
+            f"{LONG}: cannot be looked at (File name too long). Check the path, and who may use "
+            "it.",
+            id="a log",
+        ),
+        pytest.param(
+            ["returns", "--trajectories", LONG, "--out", "x"],
+            2,
+            f"{LONG}: File name too long. Check the path, who may use it and what room is left "
+            "there.",
+            id="an artifact, where nobody expected it",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    folder: Path, command: Command, arguments: list[str], status: int, said: str
+) -> None:
+    done = command(*arguments)
+
+    assert (done.status, done.stdout) == (status, "")
+    assert one_line(done.stderr) == f"iterppo: {said}"
+
+
+def test_an_error_of_a_library_in_several_lines_is_one_line(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError("tiny is no model.\nIs it private?")
+
+    monkeypatch.setattr("iterppo.execution.load_config", refused)
+    done = command("returns", "--round", "r")
+
+    assert (done.status, done.stdout) == (2, "")
+    assert one_line(done.stderr) == "iterppo: tiny is no model. Is it private?"
+
+
+@pytest.mark.parametrize("option", ["--out", "--rejects"])
+def test_a_folder_that_may_not_be_entered_is_no_place(
+    log: Path, command: Command, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    exists = Path.exists
+
+    def locked(path: Path) -> bool:
+        if "locked" in path.parts:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", locked)
+    done = command("ingest", log, "--out", "y", option, "locked/x")
+
+    assert (done.status, done.stdout) == (2, "")
+    assert one_line(done.stderr) == (
+        "iterppo: locked/x: cannot be written there (Permission denied). Choose another place, or "
+        "see who may use it."
+    )
+    assert not Path("y").exists()
 
 
 def test_a_link_to_nothing_is_a_place_and_the_artifact_lies_where_it_leads_to(

@@ -166,11 +166,17 @@ def _printable(path: str) -> str:
 
 def _match_path(pattern: str) -> list[str]:
     path = Path(pattern)
-    if path.is_dir():
-        path = path / LOG_FILE
-    if path.is_file():
-        return [str(path)]
-    return [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+    try:
+        if path.is_dir():
+            path = path / LOG_FILE
+        if path.is_file():
+            return [str(path)]
+        return [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+    except OSError as error:
+        raise DataError(
+            f"{pattern}: cannot be looked at ({error.strerror}). Check the path, and who may use "
+            "it."
+        ) from None
 
 
 def _match_url(pattern: str) -> list[str]:
