@@ -69,4 +69,8 @@ def fate_known_until(ingested: Mapping[str, Any]) -> np.datetime64 | None:
     silence = max(parse_duration(wait) for wait in (ingested["idle"], *waits))
     cutoff = datetime.fromisoformat(ingested["cutoff"])
     cutoff = cutoff.replace(tzinfo=UTC) if cutoff.tzinfo is None else cutoff.astimezone(UTC)
-    return np.datetime64((cutoff - silence).replace(tzinfo=None), "us")
+    try:
+        until = cutoff - silence
+    except OverflowError:  # of nothing that was ever written
+        until = datetime.min
+    return np.datetime64(until.replace(tzinfo=None), "us")

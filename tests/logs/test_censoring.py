@@ -5,13 +5,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from iterppo.artifact import open_artifact
 from iterppo.config import IngestConfig, parse_duration
 from iterppo.config_loading import load_config
 from iterppo.errors import UsageError
-from iterppo.logs.censoring import Clock, is_censored
+from iterppo.logs.censoring import Clock, fate_known_until, is_censored
 from iterppo.logs.outcomes import Label
 from iterppo.logs.records import LogConversation, parse_line
 from iterppo.logs.sources import find_logs
@@ -157,6 +158,21 @@ def test_an_ingest_with_a_clock_censors_cuts_and_counts(tmp_path: Path) -> None:
     assert manifest.counts["messages_after_cutoff"] == 1
     assert manifest.counts["conversations_censored"] == 1
     assert manifest.config["cutoff"] == "2026-05-31T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    "cutoff", ["0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-05:00"], ids=["before", "after"]
+)
+def test_a_cutoff_outside_of_the_calendar_of_utc_is_refused(cutoff: str) -> None:
+    with pytest.raises(ValueError, match="lies outside of every calendar, seen from UTC"):
+        IngestConfig(cutoff=cutoff, idle="24h")
+
+
+@pytest.mark.parametrize("cutoff", ["2026-05-31T00:00:00Z", "0001-01-01T00:00:00"])
+def test_a_silence_longer_than_the_calendar_leaves_no_fate_known(cutoff: str) -> None:
+    config = IngestConfig(cutoff=cutoff, idle="1000000d")
+
+    assert fate_known_until(config.model_dump(mode="json")) == np.datetime64("0001-01-01", "us")
 
 
 def test_usage_of_the_clock_is_explained_on_one_line() -> None:
