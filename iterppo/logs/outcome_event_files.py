@@ -10,6 +10,7 @@ delimiter and whether the file is compressed. Ids may be numbers; the log has th
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -102,7 +103,7 @@ def read_events(
                 np.fromiter(keys, dtype=np.uint64, count=len(batch.keys)),
                 reader.microseconds_of(batch),
             )
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, csv.Error, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{file.name}: cannot be read as events ({reason}).") from None
 
@@ -164,7 +165,7 @@ class _Reader:
             self._refuse(
                 batch.rows[missing[0]], column, "an event without a time, which this join needs"
             )
-        wrong = np.flatnonzero((times != NO_TIME) & ((times < _EARLIEST) | (times > _LATEST)))
+        wrong = np.flatnonzero(_outside(times))
         if wrong.size:
             self._refuse(batch.rows[wrong[0]], column, "no calendar has this time")
         return times
@@ -233,7 +234,8 @@ class _Reader:
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
-        first = head.partition(b"\n")[0].decode(errors="replace").strip()
+        text = head.decode(errors="replace").strip()
+        first = re.split(r"[\r\n]", text, maxsplit=1)[0].strip()  # old programs end lines with \r
         headers = {each: next(csv.reader([first], delimiter=each)) for each in _DELIMITERS}
         names = self.columns.names
         # The delimiter under which the columns are there; else the one that makes the most of them.
@@ -287,7 +289,9 @@ class _Reader:
 
 
 def _times(column: pa.Array, zone: tzinfo) -> Sequence[Any] | np.ndarray[Any, Any]:
-    """Times as microseconds where the file has moments, else as they are."""
+    """Times as microseconds where the file has moments, else as they are; those that no calendar
+    has as microseconds too, for whoever refuses them."""
+    import numpy as np
     import pyarrow as pa
 
     kind = column.type
@@ -295,11 +299,20 @@ def _times(column: pa.Array, zone: tzinfo) -> Sequence[Any] | np.ndarray[Any, An
     is_time = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
     if is_time:
         column = column.cast(pa.timestamp("us", own), safe=False)
-    if not is_time or (own is None and zone is not UTC):
+    else:
         values: list[Any] = column.to_pylist()
         return values
     times = column.cast(pa.int64()).fill_null(NO_TIME)
     found: np.ndarray[Any, Any] = times.to_numpy(zero_copy_only=False)
+    if own is None and zone is not UTC and not np.any(_outside(found)):
+        values = column.to_pylist()
+        return values
+    return found
+
+
+def _outside(times: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Which of them no calendar has."""
+    found: np.ndarray[Any, Any] = (times != NO_TIME) & ((times < _EARLIEST) | (times > _LATEST))
     return found
 
 

@@ -299,6 +299,11 @@ def test_what_cannot_be_read_is_refused_with_its_place(
             id="a time beyond the calendar",
         ),
         pytest.param(
+            {"order": ["a", "b"], "at": pa.array([0, 2**60], pa.timestamp("ms"))},
+            "events: row 2: column 'at': no calendar has this time.",
+            id="a time beyond the calendar, in coarse units",
+        ),
+        pytest.param(
             {"order": ["a"]},
             "events: no column 'at' (it has order). Set time_column, or \"\" for none.",
             id="no column of the time",
@@ -309,6 +314,15 @@ def test_a_parquet_row_that_cannot_be_read_is_refused(
     tmp_path: Path, columns: dict[str, Any], said: str
 ) -> None:
     assert refusal(parquet(tmp_path / "events", **columns)) == said
+
+
+def test_a_parquet_time_that_no_calendar_has_is_refused_in_every_zone(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "events", order=["a"], at=pa.array([2**62], pa.timestamp("us")))
+
+    for zone in (UTC, ZoneInfo("Europe/Berlin")):
+        assert refusal(path, EventColumns("order", "at", zone=zone)) == (
+            "events: row 1: column 'at': no calendar has this time."
+        )
 
 
 @pytest.mark.parametrize("write", [as_json, as_csv], ids=["JSON Lines", "CSV"])
@@ -369,6 +383,22 @@ def test_line_breaks_within_a_csv_row_may_lie_anywhere(
     for size_bytes in range(40, 60):
         monkeypatch.setattr(outcome_event_files, "_CSV_BLOCK_BYTES", size_bytes)
         assert read(path) == [(hash_of(f"o{n}"), TEN + n * 10**6) for n in range(100)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["Unix", "Windows", "old Macintosh"])
+def test_lines_of_a_csv_file_may_end_as_any_program_writes_them(tmp_path: Path, end: str) -> None:
+    rows = ["order,at", f"a,{TEN // 10**6}", f"b,{TEN // 10**6}", ""]
+
+    assert read(text(tmp_path / "events", end.join(rows))) == [
+        (hash_of("a"), TEN),
+        (hash_of("b"), TEN),
+    ]
+
+
+def test_a_csv_header_that_is_none_is_refused(tmp_path: Path) -> None:
+    assert refusal(text(tmp_path / "events", "o" * 200_000)) == (
+        "events: cannot be read as events (field larger than field limit (131072))."
+    )
 
 
 def test_an_empty_file_holds_no_event(tmp_path: Path) -> None:
