@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from iterppo.artifact import (
     read_manifest,
 )
 from iterppo.artifact.places import refuse_nesting, refuse_place, refuse_to_replace
+from iterppo.artifact.placing import begin, sweep
 from iterppo.config import (
     EvaluateConfig,
     FitQConfig,
@@ -119,7 +119,7 @@ def _execute(
         )
     _refuse_places(stage, arguments)
     if name == "ingest":
-        given["logs"] = _find_logs(given["logs"], round_folder, stack)
+        given["logs"] = _find_logs(given["logs"], round_folder, arguments["out"], stack)
     out: Path = arguments["out"]
     may_be_done = not force and all(arguments[slot.name].exists() for slot in stage.writes)
     expected = None
@@ -204,22 +204,39 @@ def _refuse_several(processes: Processes) -> None:
 
 
 def _find_logs(
-    patterns: Sequence[str], round_folder: Path | None, stack: contextlib.ExitStack
+    patterns: Sequence[str], round_folder: Path | None, out: Path, stack: contextlib.ExitStack
 ) -> list[LogFile]:
     """The logs that are named; standard input in a file that goes when the stage is done."""
-    from iterppo.logs.sources import LOG_FILE, STANDARD_INPUT, find_logs, spool
+    from iterppo.logs.sources import LOG_FILE, STANDARD_INPUT, find_logs
 
     logs = find_logs(patterns, round_folder)
     for number, log in enumerate(logs):
         if log.location == STANDARD_INPUT:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="iterppo-"))
-            logs[number] = spool(sys.stdin.buffer, Path(folder))
+            logs[number] = _spooled(out, stack)
     for log in logs:
         path = Path(log.location)
         if path.name == LOG_FILE and (path.parent / MANIFEST).exists():
             # A rollout's log is an artifact, and may be damaged as any other.
             open_artifact(path.parent, "log")
     return logs
+
+
+def _spooled(out: Path, stack: contextlib.ExitStack) -> LogFile:
+    """Standard input, in a hidden folder beside `out`: what a killed run leaves of a log that was
+    never to be kept goes with the next one."""
+    from iterppo.logs.sources import spool
+
+    try:
+        sweep(out)
+        begun = begin(out)
+        stack.callback(begun.end)
+        return spool(sys.stdin.buffer, begun.folder)
+    except OSError as error:
+        raise UsageError(
+            f"{out}: standard input could not be read into a file beside it "
+            f"({error.strerror or error}). See who may use that folder and what room it has, and "
+            "run the same command again."
+        ) from None
 
 
 def _refuse_places(stage: Stage, arguments: Mapping[str, Path | None]) -> None:

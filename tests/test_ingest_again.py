@@ -4,11 +4,13 @@ whatever kind of file, and after it was killed.
 ITERPPO_KILL_MB and ITERPPO_KILL_MOMENTS say how large the log is that is killed, and how often.
 """
 
+import errno
 import gzip
 import io
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -123,6 +125,50 @@ def test_ingest_makes_the_same_bytes_of_plain_and_compressed_logs_and_of_standar
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(written)))
         assert digests("-", command=command)[0] == plain
         assert next(iter(read_manifest(Path("x")).inputs.values())).path == "-"
+
+
+def test_standard_input_of_a_killed_ingest_lies_beside_its_artifact_and_goes_with_the_next_run(
+    folder: Path, command: Command
+) -> None:
+    content = b"\n".join(generated.as_lines(generated.many_conversations(10, seed=4)))
+    Path("log.jsonl").write_bytes(content)
+    elsewhere = folder / "tmp"
+    elsewhere.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "iterppo", "ingest", "-", "--out", "x", "--redact"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(elsewhere)},
+        stdin=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        while not (found := [*folder.glob(".x.tmp-*/standard-input")]) and process.poll() is None:
+            time.sleep(0.01)
+        assert stat.S_IMODE(found[0].stat().st_mode) == 0o600
+        process.kill()
+
+    assert [*elsewhere.iterdir()] == []
+    assert found[0].exists()
+    assert command("ingest", "log.jsonl", "--out", "x").status == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "tmp", "x", "x-rejects"]
+
+
+def test_standard_input_that_finds_no_room_is_one_line_and_leaves_nothing(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"{}")))
+    monkeypatch.setattr("iterppo.logs.sources.shutil.copyfileobj", full)
+    done = command("ingest", "-", "--out", "x")
+
+    assert done == (
+        2,
+        "",
+        "iterppo: x: standard input could not be read into a file beside it (No space left on "
+        "device). See who may use that folder and what room it has, and run the same command "
+        "again.\n",
+    )
+    assert [*folder.iterdir()] == []
 
 
 # --- killed --------------------------------------------------------------------------------------

@@ -81,7 +81,8 @@ def begin(out: Path) -> Begun:
 
 
 def begun_beside(out: Path) -> list[Path]:
-    """Hidden folders of `out`, of whomever, at work or left behind."""
+    """Hidden folders of `out`, of whomever, at work or left behind; the last one is that in which
+    something was made last."""
     return _beside(out, _NEW)
 
 
@@ -205,7 +206,15 @@ def _take(folder: Path) -> int:
 def _beside(out: Path, mark: str) -> list[Path]:
     out = followed(out)
     found = out.parent.glob(f".{glob.escape(out.name)}{mark}*")
-    return sorted(path for path in found if re.search(r"-\d+$", path.name) and path.is_dir())
+    ours = (path for path in found if re.search(r"-\d+$", path.name) and path.is_dir())
+    return sorted(ours, key=_changed_ns)
+
+
+def _changed_ns(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:  # put in its place meanwhile
+        return 0
 
 
 def _renamed(hidden: Path, mark: str, other: str) -> Path:

@@ -316,6 +316,7 @@ def unreadable(file: LogFile, line: int | None, error: Exception) -> DataError:
 def spool(stream: BinaryIO, folder: Path) -> LogFile:
     """Standard input as a file that can be read twice: once for its digest, once for its lines."""
     path = folder / "standard-input"
+    path.touch(mode=0o600)  # nobody has masked anything in it
     with path.open("wb") as file:
         shutil.copyfileobj(stream, file, 2**22)
     return LogFile(STANDARD_INPUT, str(path))
