@@ -9,7 +9,11 @@ is not considered.
 
 from __future__ import annotations
 
+import copy
+import glob
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,6 +153,7 @@ def _compared(path: Path, manifest: Manifest) -> tuple[State, str, tuple[str, ..
     given: dict[str, Any] = {"logs": []}
     arguments: dict[str, Path | None] = {slot.name: None for slot in stage.reads}
     unknown: list[str] = []
+    files: dict[str, tuple[Path, Path]] = {}
     for name, record in manifest.inputs.items():
         there = None if is_elsewhere(record) else standing(record, near=path)
         if is_elsewhere(record):
@@ -161,10 +166,13 @@ def _compared(path: Path, manifest: Manifest) -> tuple[State, str, tuple[str, ..
             given["logs"].append(str(there))
         elif name.startswith("earlier ") and name.endswith(" trajectories"):
             given.setdefault("earlier", []).append(there.parent)
+        else:
+            files[name] = (Path(record.path), there)
     if reasons or unknown:
         return ("stale" if reasons else "unknown"), stage.name, (*reasons, *unknown)
     try:
-        records = _records_today(stage, arguments, given, manifest)
+        config = _in_its_places(manifest.config, files)
+        records = _records_today(stage, arguments, given, config)
     except (IterPPOError, OSError, ValidationError) as error:
         first = str(error).splitlines()[0]
         return "stale", stage.name, (f"its stage would not take its inputs: {first}",)
@@ -180,14 +188,48 @@ def _compared(path: Path, manifest: Manifest) -> tuple[State, str, tuple[str, ..
 
 
 def _records_today(
-    stage: Stage, arguments: dict[str, Path | None], given: dict[str, Any], manifest: Manifest
+    stage: Stage, arguments: dict[str, Path | None], given: dict[str, Any], config: dict[str, Any]
 ) -> dict[str, InputRecord]:
     """The records of the inputs, as the stage itself makes them."""
     if stage.name == "ingest":
         from iterppo.logs.sources import find_logs
 
         given = {"logs": find_logs(given["logs"], None)}
-    return input_records(stage, arguments, given, stage.config.model_validate(manifest.config))
+    return input_records(stage, arguments, given, stage.config.model_validate(config))
+
+
+def _in_its_places(
+    config: Mapping[str, Any], files: Mapping[str, tuple[Path, Path]]
+) -> dict[str, Any]:
+    """The configuration with the files that it names where they were found: a relative path in it
+    begins in the folder that the stage ran in, which need not be this one.
+
+    `files` are, by the names of the records, how each file was named and where it lies.
+    """
+    placed = copy.deepcopy(dict(config))
+    models = [("classifier {name}", each) for each in placed.get("classifiers", ())]
+    for number, outcome in enumerate(placed.get("outcomes", ())):
+        if one := files.get(f"outcome {number}, file 0"):
+            outcome["file"] = _pattern_at(outcome["file"], *one)
+        models.append((f"outcome {number}", outcome))
+    models.append(("model", placed))
+    for record, table in models:
+        if one := files.get(f"{record.format(**table)} 0"):
+            table["model"] = str(one[1].parent)
+    if one := files.get("lexicon 0"):
+        placed["lexicon"] = str(one[1])
+    return placed
+
+
+def _pattern_at(pattern: str, named: Path, there: Path) -> str:
+    """The path or glob as which `named` was found, for where it lies today."""
+    parts = Path(pattern).parts
+    if named == there or len(parts) != len(named.parts):  # `**` stands for any number of them
+        return pattern
+    pairs = zip(reversed(named.parts), reversed(there.parts), strict=False)
+    num_same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    folder = there.parents[num_same - 1]
+    return str(Path(glob.escape(str(folder)), *parts[-num_same:]))
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -11,7 +11,8 @@ import pytest
 
 from iterppo.artifact import MANIFEST
 from iterppo.artifact.placing import begin
-from iterppo.freshness import freshness, round_freshness, run_freshness, worst
+from iterppo.execution import execute
+from iterppo.freshness import _in_its_places, freshness, round_freshness, run_freshness, worst
 from iterppo.pipeline import STAGES
 from tests.small_round import run_stage, write_log, write_round
 
@@ -23,6 +24,20 @@ def round_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a log in the current folder, named as one types it."""
     monkeypatch.chdir(tmp_path)
     return write_round(Path("runs/shop/000"), log=Path("logs/one.jsonl"))
+
+
+def ingest(round_folder: Path, settings: list[Any]) -> None:
+    """Of the log in the current folder."""
+    execute(
+        "ingest",
+        inputs={},
+        outputs={},
+        round_folder=round_folder,
+        config_file=None,
+        settings=settings,
+        force=False,
+        extra={"logs": ["one.jsonl"], "workers": 1, "engine": "local"},
+    )
 
 
 def states(folder: Path) -> dict[str, str]:
@@ -110,6 +125,59 @@ def test_a_copy_is_told_by_its_own_inputs_where_its_old_name_holds_another_run(
 
     assert reasons(round_folder, "fit-q") == ["its input returns changed since"]
     assert states(Path("copy/000"))["fit-q"] == "fresh"
+
+
+@pytest.mark.parametrize("named", ["buys.csv", "*.csv", "../*/buys.csv"])
+def test_events_that_were_named_relatively_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    shop = tmp_path / "shop [1]"
+    shop.mkdir()
+    monkeypatch.chdir(shop)
+    write_log(Path("one.jsonl"))
+    Path("buys.csv").write_text("conversation_id\na\n")
+    outcome = {"by": "events", "file": named, "time_column": ""}
+    settings = [("ingest", "outcomes", [outcome])]
+    ingest(Path("000"), settings)
+    assert freshness(Path("000/trajectories"), "ingest").state == "fresh"
+
+    monkeypatch.chdir("/")
+    assert freshness(shop / "000/trajectories", "ingest").state == "fresh"
+
+    (shop / "buys.csv").write_text("conversation_id\nb\n")
+    one = freshness(shop / "000/trajectories", "ingest")
+    assert one.reasons == ("its input outcome 0, file 0 changed since",)
+    (shop / "buys.csv").write_text("conversation_id\na\n")
+    if named == "*.csv":
+        (shop / "more.csv").write_text("conversation_id\nb\n")
+        one = freshness(shop / "000/trajectories", "ingest")
+        assert one.reasons == ("its input outcome 0, file 1 changed since",)
+
+
+def test_files_of_a_configuration_are_looked_up_where_they_were_found() -> None:
+    config = {
+        "model": "hf",
+        "lexicon": "words.toml",
+        "classifiers": [{"name": "rude", "model": "rude"}],
+        "outcomes": [{"by": "marks"}, {"by": "classifier", "model": "bought"}],
+    }
+    found = {
+        name: (Path(path), Path("/runs") / path)
+        for name, path in {
+            "model 0": "hf/config.json",
+            "lexicon 0": "words.toml",
+            "classifier rude 0": "rude/config.json",
+            "outcome 1 0": "bought/config.json",
+        }.items()
+    }
+
+    assert _in_its_places(config, found) == {
+        "model": "/runs/hf",
+        "lexicon": "/runs/words.toml",
+        "classifiers": [{"name": "rude", "model": "/runs/rude"}],
+        "outcomes": [{"by": "marks"}, {"by": "classifier", "model": "/runs/bought"}],
+    }
+    assert _in_its_places(config, {}) == config
 
 
 def test_damage_is_not_staleness(round_folder: Path) -> None:
