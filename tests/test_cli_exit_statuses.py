@@ -306,15 +306,9 @@ def test_an_artifact_cannot_take_the_place_of_what_it_is_made_from(
         ),
         pytest.param(
             ["ingest", "absent", "--out", "."],
-            ".: the current folder lies there, and would be replaced. Name a folder of its own, "
-            "as NAME.",
+            ".: exists and is not an artifact of kind trajectories, so it is not replaced. Choose "
+            "another place.",
             id="the current folder",
-        ),
-        pytest.param(
-            ["ingest", "absent", "--out", ".."],
-            "..: the current folder lies there, and would be replaced. Name a folder of its own, "
-            "as ../NAME.",
-            id="the folder above",
         ),
         pytest.param(
             ["ingest", "absent", "--out", "/"],
@@ -371,6 +365,27 @@ def test_links_that_lead_to_each_other_are_no_place(
 
     assert (done.status, done.stdout) == (2, "")
     assert one_line(done.stderr).startswith("iterppo: loop: cannot be written there (Symlink loop")
+
+
+@pytest.mark.parametrize("out", [".", "../x", "../x/../x"])
+def test_the_current_folder_is_not_replaced_but_may_be_up_to_date(
+    log: Path, command: Command, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    arguments = ["ingest", f"../{log}", "--out", out, "--rejects", "../x-rejects"]
+    Path("x").mkdir()
+    monkeypatch.chdir("x")
+
+    for _ in range(2):  # an empty folder, and an artifact
+        done = command(*arguments, "--force")
+        assert (done.status, done.stdout) == (2, "")
+        assert one_line(done.stderr) == (
+            f"iterppo: {out}: the current folder lies there, and would be replaced. Name a folder "
+            f"of its own, as {Path(out) / 'NAME'}."
+        )
+        monkeypatch.chdir("..")
+        assert command("ingest", log, "--out", "x").status == 0
+        monkeypatch.chdir("x")
+    assert "up to date" in command(*arguments).stdout
 
 
 LONG = "n" * 300

@@ -28,11 +28,6 @@ def refuse_place(out: Path, kind: str) -> None:
                 f"{out}: a mount point, which an artifact cannot take the place of. Name a folder "
                 f"below it, as {out / 'NAME'}."
             )
-        if place in (Path.cwd(), *Path.cwd().parents):
-            raise UsageError(
-                f"{out}: the current folder lies there, and would be replaced. Name a folder of "
-                f"its own, as {out / 'NAME'}."
-            )
         if len(os.fsencode(place.name)) > longest_name():
             raise UsageError(
                 f"{out}: the name is longer than the {longest_name()} bytes that leave room for "
@@ -109,7 +104,12 @@ def refuse_foreign(out: Path, kind: str, *, lies_at: Path | None = None) -> None
 
 
 def refuse_to_replace(out: Path, kind: str, *, lies_at: Path | None = None) -> None:
-    """Nor a folder in which somebody keeps files beside those of the artifact."""
+    """Nor a folder in which somebody keeps files beside those of the artifact, or works."""
+    if lies_at is None and out.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise UsageError(
+            f"{out}: the current folder lies there, and would be replaced. Name a folder of its "
+            f"own, as {out / 'NAME'}."
+        )
     refuse_foreign(out, kind, lies_at=lies_at)
     place = lies_at or out
     files = (_manifest(place) or {}).get("files")
