@@ -51,9 +51,7 @@ class Begun:
 
     def end(self) -> None:
         """Remove what is there of it, and let go."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
+        _remove(self.folder, self._lock)
 
 
 def begin(out: Path) -> Begun:
@@ -164,9 +162,7 @@ def sweep(out: Path) -> None:
     """Remove what killed runs left beside `out`; what others are at work on is not touched."""
     for begun in begun_beside(out):
         with suppress(OSError):  # theirs, or of a file system without locks
-            lock = _take(begun)
-            shutil.rmtree(begun, ignore_errors=True)
-            os.close(lock)
+            _remove(begun, _take(begun))
     for old in _beside(out, _OLD):
         if not is_held(_renamed(old, _OLD, _NEW)):
             shutil.rmtree(old, ignore_errors=True)
@@ -201,6 +197,13 @@ def _take(folder: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def _remove(folder: Path, lock: int | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)  # NFS keeps a file until nobody has it open
 
 
 def _beside(out: Path, mark: str) -> list[Path]:

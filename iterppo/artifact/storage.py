@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact.file_systems import file_system, first_line, shown
 from iterppo.artifact.manifest import MANIFEST, Manifest
-from iterppo.artifact.places import refuse_to_replace
+from iterppo.artifact.places import refuse_place, refuse_to_replace
 from iterppo.artifact.placing import begin, put_in_place, sweep, sync
 from iterppo.artifact.reading import open_artifact, parse_manifest
 from iterppo.errors import ArtifactError, UsageError
@@ -119,6 +119,7 @@ def pull(url: str, target: Path, *, watch: Watch | None = None) -> Copied:
     for relative, (manifest, text) in found.items():
         out = target / relative
         if not _is_here(out, manifest):
+            refuse_place(out, manifest.kind)
             refuse_to_replace(out, manifest.kind)
             jobs.append((relative, manifest, text))
 

@@ -210,6 +210,22 @@ def test_an_artifact_that_another_would_hide_is_refused(
     assert contents(Path("back")) == before
 
 
+def test_a_copy_is_put_neither_in_another_artifact_nor_in_the_place_of_somebodys_files(
+    run: Path, url: str
+) -> None:
+    push(run / "000/rejects", url)
+    write(Path("other"), [reject(9)])
+    Path("other/notes.txt").write_text("mine")
+    before = contents(Path("other"))
+
+    with pytest.raises(UsageError, match=r"^other/copy: lies in the artifact .*/other, and would"):
+        pull(url, Path("other/copy"))
+    with pytest.raises(UsageError, match=r"^other: holds notes\.txt, which is no file of the art"):
+        pull(url, Path("other"))
+
+    assert contents(Path("other")) == before
+
+
 def test_a_manifest_of_another_program_is_not_replaced(run: Path, url: str) -> None:
     Path("store").mkdir()
     Path("store", MANIFEST).write_text('{"name": "a web site"}')
