@@ -250,6 +250,22 @@ def test_a_folder_that_was_swept_as_it_was_begun_is_begun_again(
     begun.end()
 
 
+def test_where_there_are_no_locks_artifacts_are_written_and_nothing_is_swept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("iterppo.artifact.placing.fcntl.flock", unknown)
+    left = begin(Path("x")).folder
+
+    write(Path("x"), [reject(1)])
+
+    assert lines_of(Path("x")) == [1]
+    assert names(folder / "x") == [MANIFEST, "part-00000.parquet"]
+    assert names(folder) == [left.name, "x"]
+
+
 def test_what_another_run_puts_there_between_the_two_renames_gives_way(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
