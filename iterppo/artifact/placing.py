@@ -138,12 +138,9 @@ def put_in_place(new: Path, out: Path, *, check: Callable[[Path], None]) -> None
         try:
             check(old)
             new.rename(out)
-        except UsageError:
-            old.rename(out)
-            raise
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                with suppress(OSError):
+        except (UsageError, OSError) as error:
+            if getattr(error, "errno", None) not in (errno.ENOTEMPTY, errno.EEXIST):
+                with suppress(OSError):  # the reason matters more
                     old.rename(out)
                 raise
             shutil.rmtree(old, ignore_errors=True)  # theirs is newer, and gives way in its turn
