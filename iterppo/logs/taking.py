@@ -102,16 +102,14 @@ class Taking:
         waiting, time_M = self._with_times()
         rules, table = self.rules, self.table
         conversations = [one.conversation for one in waiting]
-        lengths = [len(conversation.messages) for conversation in conversations]
-        if rules.clock:
-            for conversation in conversations:
-                conversation.messages = rules.clock.before_cutoff(conversation.messages)
+        clock = rules.clock
+        nums_cut = [clock.cut(one) if clock else 0 for one in conversations]
         labels = label_all(conversations, rules.labellers)
         cuts: list[Cut] = []
         num_lines = num_after_cutoff = 0
-        for one, label, length in zip(waiting, labels, lengths, strict=True):
+        for one, label, num_cut in zip(waiting, labels, nums_cut, strict=True):
             conversation = one.conversation
-            censored = is_censored(conversation, label, rules.clock)
+            censored = is_censored(conversation, label, clock)
             if rules.redactor:
                 rules.redactor.conversation(conversation)
             try:
@@ -121,7 +119,7 @@ class Taking:
                 continue
             cuts.append(Cut(conversation, label, censored, one.split, facts))
             num_lines += len(one.lines)
-            num_after_cutoff += length - len(conversation.messages)
+            num_after_cutoff += num_cut
         table.add(*cuts)
         table.counts["lines_taken"] += num_lines
         table.counts["messages_after_cutoff"] += num_after_cutoff
