@@ -413,3 +413,13 @@ def test_the_time_grows_with_the_text_only(piece: str) -> None:
 
     # It takes half a second at most; what grows with the square takes minutes.
     assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "'"], ids=["blanks", "commas", "apostrophes"])
+def test_long_rows_of_small_numbers_are_done_soon(separator: str) -> None:
+    row = f"112{separator}" * 50_000 + "1124"
+    began = time.process_time()
+
+    assert PLAIN.text(f"{row}; 0171 1234567").endswith("; [PHONE]")
+
+    assert time.process_time() - began < 20
