@@ -26,6 +26,7 @@ from iterppo.logs.ordinary_numbers import UUID
 from iterppo.logs.personal_data import MASKED, Span, find_cards, find_emails, plain_view
 from iterppo.logs.phone_numbers import find_phones
 from iterppo.logs.records import LogConversation
+from iterppo.logs.times import CUT_VALUE
 
 _FINDERS: dict[str, Callable[[str], Iterable[Span]]] = {
     "EMAIL": find_emails,
@@ -116,10 +117,16 @@ class Redactor:
             text = line.decode()
         except UnicodeDecodeError:
             text = "\0"
-        return f"[NOT UTF-8: {len(line)} bytes]" if "\0" in text else self.reason(text)
+        return f"[NOT UTF-8: {len(line)} bytes]" if "\0" in text else self._escaped(text)
 
     def reason(self, text: str) -> str:
-        """A reason for a reject, masked: it quotes values, escaped as JSON and Python do it."""
+        """A reason for a reject, masked: it quotes values, escaped as JSON and Python do it.
+
+        Of a value that was cut nothing is shown: half an address is not seen for what it is.
+        """
+        return self._escaped(CUT_VALUE.sub("'…'", text))
+
+    def _escaped(self, text: str) -> str:
         if "\\" not in text:
             return self.text(text)
         return self.text(_JSON_ESCAPE.sub(_character, text))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from iterppo.errors import UsageError
 from iterppo.logs.records import LogConversation, LogMessage, parse_line
 from iterppo.logs.redaction import Redactor
+from iterppo.logs.times import shorten
 
 PLAIN = Redactor()
 IBAN = r"\b[A-Z]{2}\d\d(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,3})?\b"
@@ -359,6 +360,16 @@ def test_no_way_of_writing_json_hides_an_address(around: str) -> None:
             id="nothing to mask",
         ),
         pytest.param(r"C:\temp\new: no such file", r"C:\temp\new: no such file", id="a path"),
+        pytest.param(
+            f"role: {shorten('write to ' + 'x' * 33 + ' anna.schmidt@example.com')} is none",
+            "role: '…' is none",
+            id="an address cut in two",
+        ),
+        pytest.param(
+            f"time: {shorten('0171 123 ' + 'x' * 45 + ' 0171 1234567')} is no time, 'a…' neither",
+            "time: '…' is no time, 'a…' neither",
+            id="a number cut in two",
+        ),
     ],
 )
 def test_a_reason_shows_no_personal_data(reason: str, shown: str) -> None:
