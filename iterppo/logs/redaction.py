@@ -88,10 +88,10 @@ class Redactor:
         return self._mask(text, _hashed)
 
     def conversation(self, conversation: LogConversation) -> None:
-        """Mask a conversation in place: contents, suggestions, ids, and all values in `meta`.
+        """Mask a conversation in place: contents, suggestions, ids, and what is in `meta`.
 
-        The keys of `meta` stay, and so do policy versions and personas, which are the team's own
-        names for its own things.
+        The names of facts, which are the first keys of `meta`, stay, and so do policy versions and
+        personas: they are the team's own names for its own things.
         """
         mask = self.text
         for message in conversation.messages:
@@ -144,11 +144,16 @@ class Redactor:
         return text
 
     def _values(self, meta: Any) -> Any:
-        """JSON with every value masked; without recursion, since nobody limits its depth."""
+        """JSON with every value masked, and every key but the first ones, as an id is: two stay
+        two. Without recursion, since nobody limits its depth."""
         whole = [meta]
         waiting: list[Any] = [whole]
         while waiting:
             container = waiting.pop()
+            if isinstance(container, dict) and container is not meta:
+                masked = {self.identifier(key): value for key, value in container.items()}
+                container.clear()
+                container.update(masked)
             items = container.items() if isinstance(container, dict) else enumerate(container)
             for key, value in items:
                 if isinstance(value, str):
@@ -161,7 +166,7 @@ class Redactor:
 
     def _number(self, value: int | float) -> int | float | str:
         """A phone or card number that a program took for a number, masked."""
-        if not 10**9 <= value < 10**19 or value != int(value):
+        if not 10**6 <= value < 10**19 or value != int(value):
             return value
         digits = str(int(value))
         masked = self.text(digits)

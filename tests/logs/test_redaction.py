@@ -249,7 +249,7 @@ def test_a_conversation_that_says_little_is_masked_too() -> None:
     assert masked.meta is None
 
 
-def test_all_values_of_meta_are_masked_and_all_keys_stay() -> None:
+def test_all_values_of_meta_are_masked_and_the_names_of_facts_stay() -> None:
     masked = conversation(
         meta={
             "mail": MAIL,
@@ -257,6 +257,7 @@ def test_all_values_of_meta_are_masked_and_all_keys_stay() -> None:
             "deep": [{"phones": [PHONE, None, True, 12, 1.5]}, [[f"x {MAIL}"]]],
             "number": 4915112345678,
             "from_a_data_frame": 4915112345678.0,
+            "local_number": 5551234,
             "price": 125_000_000,
             "share": 0.123456789,
         }
@@ -270,9 +271,25 @@ def test_all_values_of_meta_are_masked_and_all_keys_stay() -> None:
         "deep": [{"phones": ["[PHONE]", None, True, 12, 1.5]}, [["x [EMAIL]"]]],
         "number": "[PHONE]",
         "from_a_data_frame": "[PHONE]",
+        "local_number": "[PHONE]",
         "price": 125_000_000,
         "share": 0.123456789,
     }
+
+
+def test_keys_within_a_fact_are_masked_and_none_gets_lost() -> None:
+    other = "bert@example.com"
+    masked = conversation(meta={"contacts": {MAIL: {"since": 2020}, other: [{"4915112345678": 1}]}})
+
+    PLAIN.conversation(masked)
+
+    assert masked.meta == {
+        "contacts": {
+            PLAIN.identifier(MAIL): {"since": 2020},
+            PLAIN.identifier(other): [{PLAIN.identifier("4915112345678"): 1}],
+        }
+    }
+    assert "@" not in str(masked.meta)
 
 
 @pytest.mark.parametrize(
