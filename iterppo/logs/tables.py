@@ -287,8 +287,9 @@ def _rows_of(batch: pa.RecordBatch) -> list[Any]:
     if schema != batch.schema:
         batch = batch.cast(schema, safe=False)
     try:
-        return list(batch.to_pylist())
-    except (ValueError, OverflowError) as error:  # text that is not UTF-8, the year 50,000
+        return list(batch.to_pylist(maps_as_pydicts="strict"))
+    # Text that is not UTF-8, the year 50,000; a map that has a key twice, or keys of several parts.
+    except (ValueError, OverflowError, KeyError, TypeError) as error:
         if len(batch) == 1:
             return [DataError(f"holds what cannot be read: {error}")]
         return [row for place in range(len(batch)) for row in _rows_of(batch.slice(place, 1))]

@@ -260,6 +260,18 @@ def test_nanoseconds_within_lists_are_read_as_well(folder: Path) -> None:
     assert row == {"a": [{"time": datetime.datetime(1970, 1, 1, 0, 0, 0, 1), "n": 3}]}
 
 
+def test_a_map_is_an_object(folder: Path) -> None:
+    maps = [{"product": "kitchen", "budget": None}, {}, None, [("twice", "1"), ("twice", "2")]]
+    type_ = pa.map_(pa.string(), pa.string())
+    pq.write_table(pa.table({"meta": pa.array(maps, type_)}), "log.parquet")
+
+    rows = [row for _, _, row in ParquetRows(LogFile("log.parquet", "log.parquet"), None)]
+
+    assert rows[:3] == [{"meta": each} for each in maps[:3]]
+    assert str(rows[3]).startswith("holds what cannot be read: ")
+    assert "duplicate key was 'twice'" in str(rows[3])
+
+
 def test_a_value_that_cannot_be_read_costs_its_own_row_only(folder: Path) -> None:
     times = pa.array([0, 2**62, 1], pa.int64()).view(pa.timestamp("us"))
     texts = pa.array([b"x", b"y", b"\xff"]).view(pa.string())
