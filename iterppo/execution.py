@@ -133,6 +133,7 @@ def _execute(
     if isinstance(config, PPOConfig) and config.algorithm == "mpo" and processes is not None:
         _refuse_several(processes)
     if name == "ppo" and not force:
+        _refuse_strangers(arguments)
         _refuse_noise(arguments["q"])
     if given.get("engine") == "local":  # then nothing in it needs pandas
         leave_pandas_out()
@@ -190,6 +191,27 @@ def _refuse_noise(q: Path) -> None:
             f"{q}: this Q is noise as a reward. {metrics.get('verdict_reason')} Collect more "
             "conversations, or train on it all the same with --force."
         )
+
+
+def _refuse_strangers(arguments: Mapping[str, Path]) -> None:
+    """Prompts and Q of other rounds, which are read without a word and teach nothing."""
+    places = {name: arguments[name] for name in ("prompts", "q", "policy")}
+    manifests = {name: read_manifest(place) for name, place in places.items()}
+
+    def refuse(name: str, what: str) -> None:
+        raise UsageError(
+            f"{places[name]}: {what}. Name artifacts of one round, or train all the same with "
+            "--force."
+        )
+
+    made_of = {name: manifests[name].inputs for name in ("prompts", "q")}
+    for name, inputs in made_of.items():
+        policy = inputs.get("policy")
+        if policy is not None and policy.digest != manifests["policy"].digest:
+            refuse(name, f"was made with another policy ({policy.path}) than {places['policy']}")
+    logs = [inputs.get("trajectories") for inputs in made_of.values()]
+    if None not in logs and len({log.digest for log in logs if log is not None}) > 1:
+        refuse("q", f"was fitted on another log than that of {places['prompts']}")
 
 
 def _refuse_several(processes: Processes) -> None:
