@@ -3,6 +3,7 @@ words."""
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -418,6 +419,30 @@ def test_a_lexicon_that_is_none_is_refused_before_anything_is_read(tmp_path: Pat
 
     with pytest.raises(UsageError, match=r"none\.toml: no lexicon to read"):
         evaluate.run(config, **nowhere, out=tmp_path / "e")
+
+
+def test_the_verdict_of_a_q_that_the_policy_was_not_trained_on_is_refused(
+    setting: Setting, tmp_path: Path
+) -> None:
+    write(tmp_path / "q", "q", FitQConfig(), verdict="usable")
+    climbed = open_artifact(tmp_path / "q").record()
+    for name, digest in (("its own", climbed.digest), ("another", "0" * 64)):
+        with ArtifactWriter(
+            tmp_path / name,
+            kind="policy",
+            stage="ppo",
+            config=InitConfig(),
+            inputs={"q": climbed.model_copy(update={"digest": digest})},
+        ) as writer:
+            shutil.copytree(setting.folder / "candidate" / "model", writer.folder / "model")
+
+    def judged(candidate: str) -> None:
+        paths = setting.paths() | {"candidate": tmp_path / candidate}
+        evaluate.run(CONFIG, **paths, q=tmp_path / "q", out=tmp_path / "e")
+
+    judged("its own")
+    with pytest.raises(UsageError, match=r"another was not trained on .*/q\. Name the one"):
+        judged("another")
 
 
 def command(*arguments: Any) -> Any:
