@@ -233,6 +233,16 @@ def _readings(
         if "twin" in given:
             raise UsageError("evaluate: --twin is a second Q beside --fqe. Name both.")
         return {}, None
+    members = {
+        name: given[name].manifest.config.get("members")
+        for name in ("fqe", "twin")
+        if name in given
+    }
+    if len(set(members.values())) > 1:
+        raise UsageError(
+            f"evaluate: --fqe has {members['fqe']} members and --twin {members['twin']}. Fit both "
+            "with the same fit-q.members."
+        )
     readings: dict[str, QReading] = {}
     troubles = []
     for name in ("twin", "fqe"):
