@@ -258,6 +258,16 @@ def test_compare_for_daily_looks_is_more_careful(folder: Path, command: Command)
     )
 
 
+def test_compare_refuses_what_only_daily_looks_read(folder: Path, command: Command) -> None:
+    done = command("compare", "a", "b", "--expect", 0.1)
+
+    assert (done.status, done.stdout) == (2, "")
+    assert one_line(done.stderr) == (
+        "iterppo: --expect 0.1: shapes the interval of --sequential alone. Add --sequential, or "
+        "leave it away."
+    )
+
+
 def test_compare_adjusts_by_the_v_of_a_q(folder: Path, command: Command) -> None:
     """V knows four of five outcomes of both arms; the arms differ in who comes first to them."""
 
