@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import tomllib
 from datetime import date
 from pathlib import Path
@@ -62,6 +63,35 @@ def test_the_sql_of_troubleshooting_runs_on_a_policy(
     queries = [b.text for b in blocks_of(text_of("docs/troubleshooting.md")) if b.language == "sql"]
 
     assert [len(duckdb.sql(query).fetchall()) for query in queries] == [1, 1]
+
+
+def test_the_gate_in_a_script_asks_what_experiments_and_the_makefile_ask() -> None:
+    """Each stage with the round's places that it names; without `fqe` nothing is said by Q."""
+
+    def asked(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
+        commands = re.findall(r"iterppo\)? +(actions|fit-q|evaluate)(.* --.*)", text, re.I)
+        return [
+            (stage, re.findall(r"--(policy|actions|out) +\S+/(\w+)", rest))
+            for stage, rest in commands
+        ]
+
+    script = next(
+        b.text for b in blocks_of(text_of("docs/automation.md")) if "evaluate --gate" in b.text
+    )
+    page = blocks_of(text_of("docs/experiments.md"))[0].text
+    gate = text_of("Makefile").partition('if [ -n "$(GATE)" ]')[2].partition("|| status")[0]
+
+    assert asked(script)[1:] == asked(page) == asked(gate)
+    assert len(asked(page)) == 3
+
+
+def test_make_has_one_status_for_all_failures_and_automation_says_so(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("round:\n\texit 4\n", encoding="utf-8")
+
+    done = subprocess.run(["make", "round"], cwd=tmp_path, capture_output=True, check=False)
+
+    assert f"`make round` ends with {done.returncode} whichever" in text_of("docs/automation.md")
+    assert b"Error 4" in done.stderr
 
 
 def test_the_request_that_serving_shows_is_what_the_policy_was_trained_on() -> None:
