@@ -112,7 +112,13 @@ def _execute(
     if name == "ingest":
         given["logs"] = _find_logs(given["logs"], round_folder, stack)
     for slot in stage.reads:
-        if given.get("scripted") or not _is_read(slot, config):
+        unread = _setting_that_reads(slot, config)
+        if unread and inputs.get(slot.name) is not None:
+            raise UsageError(
+                f"{name}: --{slot.name} {inputs[slot.name]} is not read under this configuration. "
+                f"Leave it away, or add --set {unread}."
+            )
+        if given.get("scripted") or unread:
             arguments[slot.name] = None
             continue
         arguments[slot.name] = resolve(
@@ -151,15 +157,15 @@ def _execute(
     return manifest, out, True
 
 
-def _is_read(slot: Slot, config: StageConfig) -> bool:
-    """Whether a stage that is configured so looks at what may lie there."""
-    if isinstance(config, FitQConfig) and slot.name == "actions":
-        return config.reads_actions
+def _setting_that_reads(slot: Slot, config: StageConfig) -> str:
+    """What would make a stage look at what may lie there; empty where it does."""
+    if isinstance(config, FitQConfig) and slot.name == "actions" and not config.reads_actions:
+        return "fit-q.method=fqe (or lstdq)"
     if isinstance(config, PPOConfig) and slot.name == "trajectories":
-        return config.critic_warmup == "returns"
+        return "" if config.critic_warmup == "returns" else "ppo.critic_warmup=returns"
     if isinstance(config, ReturnsConfig) and slot.name == "credit":
-        return config.rewards == "credit"
-    return True
+        return "" if config.rewards == "credit" else "returns.rewards=credit"
+    return ""
 
 
 def _command(

@@ -199,6 +199,36 @@ def test_paths_win_over_the_round(log: Path, command: Command) -> None:
     assert read_manifest(Path("r/returns"), "returns").inputs["trajectories"].path == "t"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "setting"),
+    [
+        pytest.param(["returns", "--credit"], "returns.rewards=credit", id="credit"),
+        pytest.param(["fit-q", "--actions"], "fit-q.method=fqe (or lstdq)", id="actions"),
+        pytest.param(["ppo", "--trajectories"], "ppo.critic_warmup=returns", id="trajectories"),
+    ],
+)
+def test_an_input_that_is_named_and_would_not_be_read_is_refused(
+    folder: Path, command: Command, arguments: list[str], setting: str
+) -> None:
+    stage, option = arguments
+
+    done = command(*arguments, "nope", "--round", "r")
+
+    assert (done.status, done.stdout) == (2, "")
+    assert one_line(done.stderr) == (
+        f"iterppo: {stage}: {option} nope is not read under this configuration. Leave it away, or "
+        f"add --set {setting}."
+    )
+
+
+def test_an_artifact_that_merely_lies_in_its_place_is_not_read(log: Path, command: Command) -> None:
+    command("ingest", log, "--round", "r")
+    Path("r/credit").mkdir()
+
+    assert command("returns", "--round", "r").status == 0
+    assert "credit" not in read_manifest(Path("r/returns"), "returns").inputs
+
+
 # --- a kill in the middle ------------------------------------------------------------------------
 
 

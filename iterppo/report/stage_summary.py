@@ -283,7 +283,7 @@ _FOLLOWING = {
     "init": "returns",
     "credit": "returns --rewards credit",
     "returns": "fit-q",
-    "actions": "fit-q",
+    "actions": "fit-q --set fit-q.method=fqe",
     "fit-q": "ppo",
     "prompts": "ppo",
     "ppo": "export",

@@ -85,7 +85,7 @@ NEXT = {
     "init": "iterppo returns …",
     "credit": "iterppo returns --rewards credit --credit out …",
     "returns": "iterppo fit-q --returns out …",
-    "actions": "iterppo fit-q --actions out …",
+    "actions": "iterppo fit-q --set fit-q.method=fqe --actions out …",
     "fit-q": "iterppo ppo --q out …",
     "prompts": "iterppo ppo --prompts out …",
     "ppo": "iterppo export --policy out …",
