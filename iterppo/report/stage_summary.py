@@ -14,6 +14,7 @@ _FEW_HELDOUT = 20
 """Conversations; intervals of fewer are too wide to be of use."""
 _MANY_CENSORED = 0.5
 _MANY_CUT = 0.2
+_MANY_UNMATCHED = 0.5
 _HIGHEST_WEIGHT = 10.0
 
 Numbers = Mapping[str, Any]
@@ -173,6 +174,8 @@ def _rollout_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
 
 def _ingest_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
     conversations = counts["conversations"]
+    if worry := _events_worry(counts):
+        return worry
     if not counts.get("outcomes"):
         return (
             "no conversation reached the outcome, so Q has nothing to learn. Does "
@@ -194,6 +197,22 @@ def _ingest_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
             "Q will be vague. Collect more."
         )
     return None
+
+
+def _events_worry(counts: Numbers) -> str | None:
+    """Of purchases that no conversation got, which the other worries follow from."""
+    unknown = counts.get("outcome_events_unknown", 0)
+    outside = counts.get("outcome_events_outside_windows", 0)
+    before_cutoff = unknown + outside + counts.get("outcome_events_joined", 0)
+    if unknown + outside <= _MANY_UNMATCHED * before_cutoff:
+        return None
+    told = f"{unknown + outside} of {before_cutoff} events match no conversation"
+    if unknown >= outside:
+        return f"{told}. Are the ids in the file of ingest.outcomes those of the log (key_column)?"
+    return (
+        f"{told}, since they lie outside its window. Look at time_zone and window of "
+        "ingest.outcomes."
+    )
 
 
 def _credit_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:

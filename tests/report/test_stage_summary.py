@@ -147,6 +147,27 @@ def test_a_stage_that_nobody_has_written_a_sentence_for_tells_its_numbers() -> N
     [
         ("rollout", {"outcomes": 0}, {}, "no conversation reached the outcome"),
         ("ingest", {"outcomes": 0}, {}, "no conversation reached the outcome"),
+        (
+            "ingest",
+            {"outcome_events_joined": 4, "outcome_events_unknown": 5, "outcomes": 0},
+            {},
+            "5 of 9 events match no conversation. Are the ids",
+        ),
+        (
+            "ingest",
+            {
+                **{"outcome_events_joined": 4, "outcome_events_unknown": 1},
+                **{"outcome_events_outside_windows": 5},
+            },
+            {},
+            "6 of 10 events match no conversation, since they lie outside",
+        ),
+        (
+            "ingest",
+            {"outcome_events_joined": 4, "outcome_events_unknown": 4, "rejects": 2},
+            {},
+            "2 lines were not taken",
+        ),
         ("ingest", {"rejects": 3}, {}, "3 lines were not taken"),
         ("ingest", {"conversations_censored": 51}, {}, "most conversations were still open"),
         ("ingest", {"conversations_heldout": 19}, {}, "only 19 held-out conversations"),
