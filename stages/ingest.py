@@ -30,7 +30,7 @@ from iterppo.logs.reading import Done, Reader, Task
 from iterppo.logs.rejects import rejected_tables
 from iterppo.logs.repetitions import repeated, taken_ids
 from iterppo.logs.sources import LogFile, pieces
-from iterppo.logs.taking import clock_of
+from iterppo.logs.taking import COUNT_OF_FACT, clock_of
 from iterppo.progress import progress
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def run(
             writer.adopt(read.rows)
         for name in ("lines", "lines_taken", "copies", "rejects", "conversations"):
             writer.count(name, 0)
+        for name in config.facts:
+            writer.count(COUNT_OF_FACT + name, 0)
         all_found: list[Done | Spilled] = [*done, *spilled]
         for found in all_found:
             for name, number in found.counts.items():
