@@ -184,6 +184,21 @@ def test_a_second_run_says_up_to_date_and_changes_nothing(log: Path, command: Co
         )
 
 
+def test_a_setting_of_the_mapping_wins_over_the_mapping_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("log.csv").write_text("conversation_id,who,content,time\nc,user,hi,1777629600000\n")
+    Path("map.toml").write_text("time_format = 's'\ncolumns = {role = 'who'}\n")
+    setting = ["--set", "ingest.mapping.time_format=ms"]
+
+    done = command("ingest", "log.csv", "--out", "x", "--mapping", "map.toml", *setting)
+
+    assert done.status == 0, done.stderr
+    (row,) = open_artifact(Path("x")).rows()
+    assert row["customer_time"].year == 2026
+
+
 def test_rejects_that_are_gone_are_made_again(log: Path, command: Command) -> None:
     command("ingest", log, "--round", "r")
     shutil.rmtree("r/rejects")

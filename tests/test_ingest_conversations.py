@@ -188,3 +188,13 @@ def test_a_fact_that_no_policy_could_read_is_rejected(tmp_path: Path) -> None:
 
     assert [row["conversation_id"] for row in found.rows] == ["10000"]
     assert found.reasons() == [(2, "meta.product: is longer than 10000 characters")]
+
+
+def test_ingest_counts_the_conversations_that_have_each_fact(tmp_path: Path) -> None:
+    metas = [{"product": "bath", "note": 1}, {"product": None}, {"product": ""}, "bath", None]
+    content = b"".join(line(str(n), customer("a"), meta=meta) for n, meta in enumerate(metas))
+
+    found = ingested(tmp_path, content, facts=["product", "budget"])
+
+    assert found.counts["conversations_with_fact.product"] == 2
+    assert found.counts["conversations_with_fact.budget"] == 0
