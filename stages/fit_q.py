@@ -367,6 +367,7 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, float | bool | str]:
         "verdict_reason": heldout["verdict_reason"],
         "better_than_constant": heldout["better_than_constant"],
         "share_other_policies": metrics["behaviour"]["share_other_policies"],
+        "share_unknown_policies": metrics["behaviour"]["share_unknown_policies"],
     }
     for name in ("best_epoch", "ridge"):
         if name in metrics["fit"]:

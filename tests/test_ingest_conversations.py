@@ -207,3 +207,13 @@ def test_facts_are_found_in_a_map_of_parquet(tmp_path: Path) -> None:
     )
 
     assert [row["facts"] for row in found.rows] == ["product: kitchen"]
+
+
+def test_ingest_counts_the_conversations_that_have_each_fact(tmp_path: Path) -> None:
+    metas = [{"product": "bath", "note": 1}, {"product": None}, {"product": ""}, "bath", None]
+    content = b"".join(line(str(n), customer("a"), meta=meta) for n, meta in enumerate(metas))
+
+    found = ingested(tmp_path, content, facts=["product", "budget"])
+
+    assert found.counts["conversations_with_fact.product"] == 2
+    assert found.counts["conversations_with_fact.budget"] == 0

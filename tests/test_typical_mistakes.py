@@ -52,7 +52,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "an event log without a mapping": (
         ["ingest", "columns.csv", "--out", "o"],
         3,
-        "columns.csv: has no column 'role'; it has a, b. Name its columns in",
+        "columns.csv: has no columns 'role', 'conversation_id', 'content'; it has a, b. Name its",
     ),
     "a configuration that is not there": (
         ["returns", "--round", "r", "--config", "missing.toml"],

@@ -31,6 +31,9 @@ _BYTES_PER_BATCH = 2**19
 _MAX_NAMES = 1_000
 _MAX_FACTS = 10_000
 
+COUNT_OF_FACT = "conversations_with_fact."
+"""What the count of the conversations that have a fact begins with; its name follows."""
+
 
 class Rules:
     """How conversations are taken: a configuration, and what is made of it once."""
@@ -117,6 +120,7 @@ class Taking:
             except DataError as error:
                 self._reject(one.lines, one.number, str(error))
                 continue
+            table.counts.update(COUNT_OF_FACT + name for name in _given(conversation.meta, rules))
             cuts.append(Cut(conversation, label, censored, one.split, facts))
             num_lines += len(one.lines)
             num_after_cutoff += num_cut
@@ -171,6 +175,13 @@ def clock_of(config: IngestConfig) -> Clock | None:
         max([parse_duration(config.idle), *windows]),
         outcomes_elsewhere=bool(events),
     )
+
+
+def _given(meta: Any, rules: Rules) -> list[str]:
+    """Names of facts that a conversation has."""
+    if not isinstance(meta, dict):
+        return []
+    return [name for name in rules.config.facts if meta.get(name) is not None]
 
 
 def facts_of(meta: Any, names: Sequence[str]) -> str | None:

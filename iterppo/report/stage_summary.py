@@ -9,10 +9,8 @@ from typing import Any
 
 from iterppo.artifact import Manifest
 from iterppo.pipeline import BEHAVIOUR, STAGES, Slot, place
+from iterppo.report.ingest_worries import ingest_worry
 
-_FEW_HELDOUT = 20
-"""Conversations; intervals of fewer are too wide to be of use."""
-_MANY_CENSORED = 0.5
 _MANY_CUT = 0.2
 _HIGHEST_WEIGHT = 10.0
 
@@ -172,28 +170,7 @@ def _rollout_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
 
 
 def _ingest_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
-    conversations = counts["conversations"]
-    if not counts.get("outcomes"):
-        return (
-            "no conversation reached the outcome, so Q has nothing to learn. Does "
-            "ingest.outcomes say what the outcome is?"
-        )
-    if counts["rejects"]:
-        return (
-            f"{counts['rejects']} lines were not taken. Why: iterppo inspect on the rejects "
-            "artifact beside it."
-        )
-    if counts.get("conversations_censored", 0) > _MANY_CENSORED * conversations:
-        return (
-            "most conversations were still open when the log was cut. Wait, or look at "
-            "ingest.cutoff and ingest.idle."
-        )
-    if counts.get("conversations_heldout", 0) < _FEW_HELDOUT:
-        return (
-            f"only {counts.get('conversations_heldout', 0)} held-out conversations: diagnostics of "
-            "Q will be vague. Collect more."
-        )
-    return None
+    return ingest_worry(counts)
 
 
 def _credit_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
@@ -213,6 +190,11 @@ def _credit_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
 def _returns_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
     if not counts.get("turns_with_return"):
         return "no return is known: every conversation was still open. Collect ended ones."
+    if metrics.get("weight_max") == 0:
+        return (
+            f"the {counts['turns_with_return']} turns with a return weigh nothing: at "
+            "ingest.cutoff every conversation was younger than ingest.idle. Look at both."
+        )
     if counts.get("turns_capped"):
         return (
             f"the weight of {counts['turns_capped']} turns was cut at returns.max_weight: long "
@@ -283,7 +265,7 @@ _FOLLOWING = {
     "init": "returns",
     "credit": "returns --rewards credit",
     "returns": "fit-q",
-    "actions": "fit-q",
+    "actions": "fit-q --set fit-q.method=fqe",
     "fit-q": "ppo",
     "prompts": "ppo",
     "ppo": "export",

@@ -166,6 +166,18 @@ def test_a_file_without_rows_has_none(folder: Path, content: bytes) -> None:
             "ingest.mapping.columns.",
             id="lacks a column",
         ),
+        pytest.param(
+            b"Thread, old;a;Body Text\n1;2;3\n",
+            "log.csv: has no column 'b'; it has Thread, old, a, Body Text. Name its columns in "
+            "ingest.mapping.columns.",
+            id="lacks one, and separates by semicolons",
+        ),
+        pytest.param(
+            b"x\ty\tz\n",
+            "log.csv: has no columns 'a', 'b'; it has x, y, z. Name its columns in "
+            "ingest.mapping.columns.",
+            id="lacks several",
+        ),
         pytest.param(b"a,b,b\n", "log.csv: has more than one column 'b'.", id="has one twice"),
         pytest.param(
             b'"a,b\n',

@@ -14,6 +14,7 @@ COUNTS: dict[str, dict[str, int]] = {
     "rollout": {"conversations": 40, "turns": 120, "outcomes": 9},
     "ingest": {
         **{"conversations": 100, "conversations_heldout": 21, "conversations_censored": 4},
+        **{"conversations_terminal": 96, "messages": 600},
         **{"turns": 300, "outcomes": 25, "rejects": 0, "lines": 100},
     },
     "init": {},
@@ -85,7 +86,7 @@ NEXT = {
     "init": "iterppo returns …",
     "credit": "iterppo returns --rewards credit --credit out …",
     "returns": "iterppo fit-q --returns out …",
-    "actions": "iterppo fit-q --actions out …",
+    "actions": "iterppo fit-q --set fit-q.method=fqe --actions out …",
     "fit-q": "iterppo ppo --q out …",
     "prompts": "iterppo ppo --prompts out …",
     "ppo": "iterppo export --policy out …",
@@ -146,14 +147,11 @@ def test_a_stage_that_nobody_has_written_a_sentence_for_tells_its_numbers() -> N
     ("stage", "counts", "metrics", "worry"),
     [
         ("rollout", {"outcomes": 0}, {}, "no conversation reached the outcome"),
-        ("ingest", {"outcomes": 0}, {}, "no conversation reached the outcome"),
-        ("ingest", {"rejects": 3}, {}, "3 lines were not taken"),
-        ("ingest", {"conversations_censored": 51}, {}, "most conversations were still open"),
-        ("ingest", {"conversations_heldout": 19}, {}, "only 19 held-out conversations"),
         ("credit", {}, {"heldout_kendall_tau_low": -0.1}, "it was not shown to rank held-out"),
         ("credit", {}, {"heldout_kendall_tau_low": None}, "it was not shown to rank held-out"),
         ("credit", {}, {"heldout_bce_gain": -0.1}, "it ranks held-out conversations, and is surer"),
         ("returns", {"turns_with_return": 0}, {}, "no return is known"),
+        ("returns", {}, {"weight_max": 0.0}, "the 290 turns with a return weigh nothing"),
         ("returns", {"turns_capped": 5}, {}, "the weight of 5 turns was cut"),
         ("returns", {}, {"weight_max": 12.0}, "a weight of 12.000"),
         ("fit-q", {}, {"verdict": "weak"}, "Q is weak. It ranks. All of it: iterppo inspect out"),
@@ -169,6 +167,89 @@ def test_what_there_is_to_worry_about_comes_before_what_is_next(
     stage: str, counts: Any, metrics: Any, worry: str
 ) -> None:
     made = manifest(stage, counts=counts, metrics=metrics)
+
+    *_, last = three_lines(Path("out"), made, round_folder=None).split("\n")
+
+    assert last.startswith(f"  worry: {worry}")
+
+
+@pytest.mark.parametrize(
+    ("counts", "worry"),
+    [
+        pytest.param(
+            {"turns": 0, "messages_after_cutoff": 600, "messages": 0},
+            "no turn is left: the messages were written after ingest.cutoff.",
+            id="a cutoff before the log",
+        ),
+        pytest.param(
+            {"messages_after_cutoff": 601},
+            "601 of 1201 messages were written after ingest.cutoff, and cut.",
+            id="a cutoff within the log",
+        ),
+        pytest.param(
+            {"turns": 0, "messages": 0, "messages_ignored": 100, "outcomes": 0},
+            "no conversation has a message of a customer or a business.",
+            id="no messages",
+        ),
+        pytest.param(
+            {"turns": 0, "messages_blank": 590, "messages_cut_after_outcome": 10},
+            "no turn is left: of 600 messages 590 are blank, and 10 come after the outcome.",
+            id="blank messages",
+        ),
+        pytest.param(
+            {"outcome_events_joined": 4, "outcome_events_unknown": 5, "outcomes": 0},
+            "5 of 9 events match no conversation. Are the ids",
+            id="unknown ids of events",
+        ),
+        pytest.param(
+            {
+                **{"outcome_events_joined": 4, "outcome_events_unknown": 1},
+                **{"outcome_events_outside_windows": 5},
+            },
+            "6 of 10 events match no conversation, since they lie outside",
+            id="times of events",
+        ),
+        pytest.param(
+            {"outcome_events_joined": 4, "outcome_events_unknown": 4, "rejects": 2},
+            "2 lines were not taken",
+            id="half of the events",
+        ),
+        pytest.param(
+            {"conversations_terminal": 0, "outcomes": 0},
+            "no conversation ended",
+            id="all of them open",
+        ),
+        pytest.param({"outcomes": 0}, "no conversation reached the outcome", id="no outcome"),
+        pytest.param(
+            {"outcomes": 96, "rejects": 3},
+            "every conversation that ended reached the outcome",
+            id="no failure",
+        ),
+        pytest.param(
+            {"conversations_with_times_backwards": 51, "outcomes": 0, "rejects": 3},
+            "in 51 of 100 conversations times run backwards. Is the log newest first?",
+            id="newest first",
+        ),
+        pytest.param(
+            {"conversations_with_fact.budget": 0, "conversations_with_fact.product": 1},
+            "no conversation has 'budget' in its meta, and ingest.facts names that.",
+            id="a fact misspelt",
+        ),
+        pytest.param({"rejects": 3}, "3 lines were not taken", id="rejects"),
+        pytest.param(
+            {"conversations_censored": 51, "conversations_terminal": 49},
+            "most conversations were still open",
+            id="most of them open",
+        ),
+        pytest.param(
+            {"conversations_heldout": 19}, "only 19 held-out conversations", id="few held out"
+        ),
+    ],
+)
+def test_ingest_worries_about_a_log_that_is_not_what_it_was_taken_for(
+    counts: Any, worry: str
+) -> None:
+    made = manifest("ingest", counts=counts)
 
     *_, last = three_lines(Path("out"), made, round_folder=None).split("\n")
 

@@ -53,6 +53,40 @@ def test_a_critic_that_begins_with_returns_reads_the_log(
     assert "trajectories" not in manifest(first / "policy").inputs
 
 
+@pytest.mark.parametrize(
+    ("stranger", "of", "said"),
+    [
+        ("prompts", "policy", "prompts: was made with another policy"),
+        ("q", "policy", "q: was made with another policy"),
+        ("q", "trajectories", "q: was fitted on another log than that of"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused_unless_it_is_wanted(
+    stranger: str,
+    of: str,
+    said: str,
+    first: Path,
+    config: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+) -> None:
+    arguments = explicit("ppo", first, tmp_path / "policy")
+    copy = tmp_path / stranger
+    shutil.copytree(first / stranger, copy)
+    arguments[arguments.index(first / stranger)] = copy
+    written = json.loads((copy / "manifest.json").read_text())
+    written["inputs"][of]["digest"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(written))
+
+    done = command(*arguments, "--config", config, "--set", "ppo.updates=1")
+    run(*arguments, "--config", config, "--set", "ppo.updates=1", "--force")
+
+    assert done.status == 2
+    assert said in done.stderr
+    assert "--force" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_policy_that_imitates_is_an_artifact_as_any_other(
     first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
