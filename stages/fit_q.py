@@ -58,7 +58,7 @@ def run(
     from iterppo.lm.q_fitting import fit, is_in_part
     from iterppo.lm.q_function import QFunction, QSettings
     from iterppo.lm.q_least_squares import fit_least_squares
-    from iterppo.lm.q_log import conversations_of
+    from iterppo.lm.q_log import conversations_of, refuse_nothing_known
     from iterppo.lm.q_sampling import other_actions
     from iterppo.lm.team import join, leave
 
@@ -156,6 +156,7 @@ def run(
             ]
 
         try:
+            refuse_nothing_known(own, max_tokens=config.max_tokens)
             if config.is_closed_form:
                 solved = fit_least_squares(
                     q, own, config, gamma=gamma, actions=following, earlier=learned
