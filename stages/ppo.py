@@ -49,10 +49,16 @@ def run(
     from iterppo.lm.q_function import QFunction
     from iterppo.lm.team import join, leave
     from iterppo.lm.training_plan import training_plan
-    from iterppo.lm.trl_arguments import shares
+    from iterppo.lm.trl_arguments import check_trackers, shares
 
     policies.prepare_libraries()
     team = join(deepspeed)
+    imitates = config.algorithm == "mpo"
+    try:
+        check_trackers(config)
+        prompts_of_an_update(config) if imitates else shares(config, processes=team.size)
+    except ValueError as error:
+        raise UsageError(f"ppo: {error}.") from None
     problems, fitted, behaviour = (
         open_artifact(prompts, "prompts"),
         open_artifact(q, "q"),
@@ -81,11 +87,6 @@ def run(
             "Fit it with fit-q.members of 2 or more."
         )
     reward.kappa = config.kappa
-    imitates = config.algorithm == "mpo"
-    try:
-        prompts_of_an_update(config) if imitates else shares(config, processes=team.size)
-    except ValueError as error:
-        raise UsageError(f"ppo: {error}.") from None
     if team.leads:
         for line in training_plan(config, loaded, q_model=reward.model):
             say(line)
