@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from iterppo.artifact import Artifact, ArtifactWriter, Manifest, fingerprint, open_artifact
 from iterppo.config import PPOConfig
 from iterppo.contracts.trajectories import action
-from iterppo.errors import DataError, UsageError
+from iterppo.errors import DataError, DivergenceError, UsageError
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import say
 
@@ -118,8 +118,12 @@ def run(
             trainer = MPOTrainer(**given)
         else:
             trainer = PPOTrainer(**given, work=Path(work), logged=suggestions, deepspeed=deepspeed)
-        trainer.train()
-        weights = trainer.finish()
+        try:
+            weights = _trained(trainer)
+        except DivergenceError:
+            if team.leads:  # from it the same command would go on to the same end
+                checkpoint.remove()
+            raise
         leave()
         if writer is None:
             return None
@@ -192,6 +196,25 @@ def _logged(problems: Artifact, fitted: Artifact, log: Artifact) -> list[LoggedS
             f"{fitted.path}. Name artifacts of one round."
         )
     return found
+
+
+def _trained(trainer: MPOTrainer | PPOTrainer) -> dict[str, Tensor]:
+    """Weights of the policy that is kept, after the training."""
+    config = trainer.config
+    try:
+        trainer.train()
+        weights = trainer.finish()
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            raise DivergenceError("weights that are not finite")
+    except DivergenceError:
+        update = -(-trainer.state.global_step // (config.epochs * config.minibatches))
+        if not update:  # it was like that before
+            raise
+        raise DivergenceError(
+            f"ppo: the training diverged: behind update {update} of {config.updates} the policy's "
+            f"probabilities are not numbers. Lower ppo.learning_rate, {config.learning_rate:g}."
+        ) from None
+    return weights
 
 
 def _write(

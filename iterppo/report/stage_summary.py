@@ -15,6 +15,8 @@ _FEW_HELDOUT = 20
 _MANY_CENSORED = 0.5
 _MANY_CUT = 0.2
 _HIGHEST_WEIGHT = 10.0
+_HARDLY_BELOW = 0.9
+"""Of a uniform choice's loss; who loses more than this share of it has hardly learned to speak."""
 
 Numbers = Mapping[str, Any]
 
@@ -196,6 +198,23 @@ def _ingest_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
     return None
 
 
+def _init_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    loss, uniform = metrics.get("action_loss_heldout"), metrics.get("uniform_loss")
+    if loss is None or uniform is None or loss <= _HARDLY_BELOW * uniform:
+        return None
+    if loss > uniform:
+        return (
+            f"of held-out suggestions a uniform choice among the vocabulary would lose "
+            f"{_number(uniform)} nats per token, and the policy loses {_number(loss)}. Lower "
+            "init.learning_rate, or look at the suggestions of the log."
+        )
+    return (
+        f"its loss of held-out suggestions is hardly below that of a uniform choice among the "
+        f"vocabulary, {_number(uniform)} nats per token: it has hardly learned to speak. Raise "
+        "init.max_steps, or ingest more conversations."
+    )
+
+
 def _credit_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
     if not (metrics.get("heldout_kendall_tau_low") or 0) > 0:
         return (
@@ -266,6 +285,7 @@ def _evaluate_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None
 _WORRIES: dict[str, Callable[[Numbers, Numbers, Path], str | None]] = {
     "rollout": _rollout_worry,
     "ingest": _ingest_worry,
+    "init": _init_worry,
     "credit": _credit_worry,
     "returns": _returns_worry,
     "fit-q": _fit_q_worry,

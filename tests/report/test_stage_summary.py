@@ -34,7 +34,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "ingest": {},
     "init": {
         **{"policy_version": "policy-0", "parameters": 770944.0},
-        **{"action_loss_train": 0.25, "action_loss_heldout": 0.5},
+        **{"action_loss_train": 0.25, "action_loss_heldout": 0.5, "uniform_loss": 6.0},
     },
     "credit": {
         **{"heldout_bce_gain": 0.125, "heldout_bce_gain_low": 0.0625},
@@ -150,6 +150,12 @@ def test_a_stage_that_nobody_has_written_a_sentence_for_tells_its_numbers() -> N
         ("ingest", {"rejects": 3}, {}, "3 lines were not taken"),
         ("ingest", {"conversations_censored": 51}, {}, "most conversations were still open"),
         ("ingest", {"conversations_heldout": 19}, {}, "only 19 held-out conversations"),
+        (
+            *("init", {}, {"action_loss_heldout": 11102.0}),
+            "of held-out suggestions a uniform choice among the vocabulary would lose 6.000 nats "
+            "per token, and the policy loses 11102.000. Lower init.learning_rate",
+        ),
+        ("init", {}, {"action_loss_heldout": 5.5}, "its loss of held-out suggestions is hardly"),
         ("credit", {}, {"heldout_kendall_tau_low": -0.1}, "it was not shown to rank held-out"),
         ("credit", {}, {"heldout_kendall_tau_low": None}, "it was not shown to rank held-out"),
         ("credit", {}, {"heldout_bce_gain": -0.1}, "it ranks held-out conversations, and is surer"),
