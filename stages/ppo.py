@@ -129,6 +129,11 @@ def run(
             return None
         _write(writer, trainer, weights, policy)
         writer.counts.update(prompts=len(rows), prompts_watched=len(watched))
+        if not config.kappa:  # which is taken off Q, so that it may be less than any return
+            ends = {
+                name: fitted.manifest.metrics.get(name) for name in ("return_min", "return_max")
+            }
+            writer.metrics.update({n: float(end) for n, end in ends.items() if end is not None})
     checkpoint.remove()
     return writer.manifest
 

@@ -241,6 +241,16 @@ def test_the_verdict_is_there_to_be_read(first: Path) -> None:
     assert "over V, which sees the state alone" in text
 
 
+def test_what_q_may_be_is_told_beside_what_it_is(first: Path) -> None:
+    q, policy = (manifest(first / each).metrics for each in ("q", "policy"))
+    known = [row["return"] for row in rows(first / "q", "q") if row["split"] == "train"]
+    known = [each for each in known if each is not None]
+
+    assert (q["return_min"], q["return_max"]) == (min(known), max(known))
+    assert (policy["return_min"], policy["return_max"]) == (min(known), max(known))
+    assert 0 < float(q["sampled_q_mean"] or 0) < 1
+
+
 def test_a_bound_needs_an_ensemble(
     first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
