@@ -79,6 +79,12 @@ def run(
         raise DataError(
             f"{prompts}: no prompt of a training conversation. Ingest more conversations."
         )
+    if config.watch_updates and not watched and team.leads:
+        say(
+            f"ppo: {prompts} has no prompt of a held-out conversation, so the policy is not "
+            "watched: no limit stops the training, and the last update is kept. For such prompts, "
+            "raise ingest.heldout."
+        )
     loaded = policies.load_policy(policy)
     reward = QFunction.load(fitted.path / "model")
     if config.kappa and reward.settings.members == 1:

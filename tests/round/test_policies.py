@@ -68,6 +68,25 @@ def test_a_critic_that_begins_with_returns_reads_the_log(
     assert "trajectories" not in manifest(first / "policy").inputs
 
 
+def test_a_policy_that_nobody_watches_says_so(
+    first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    own = tmp_path / "000"
+    run("ingest", first / "log", "--round", own, "--config", config, "--set", "ingest.heldout=0")
+    run("prompts", "--round", own, "--policy", first / "init", "--config", config)
+    asked = (
+        *("ppo", "--prompts", own / "prompts", "--q", first / "q", "--policy", first / "init"),
+        *("--out", tmp_path / "policy", "--config", config, "--set", "ppo.updates=1", "--force"),
+    )
+    unwatched, unasked = (command(*asked, "--set", f"ppo.watch_updates={n}") for n in (1, 0))
+    made = manifest(tmp_path / "policy")
+
+    assert (unwatched.status, unasked.status) == (0, 0)
+    assert "no prompt of a held-out conversation, so the policy is not watched" in unwatched.stderr
+    assert "held-out" not in unasked.stderr
+    assert made.counts["prompts_watched"] == 0
+
+
 @pytest.mark.parametrize(
     "settings",
     [
