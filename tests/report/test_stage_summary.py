@@ -35,7 +35,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "ingest": {},
     "init": {
         **{"policy_version": "policy-0", "parameters": 770944.0},
-        **{"action_loss_train": 0.25, "action_loss_heldout": 0.5},
+        **{"action_loss_train": 0.25, "action_loss_heldout": 0.5, "uniform_loss": 6.0},
     },
     "credit": {
         **{"heldout_bce_gain": 0.125, "heldout_bce_gain_low": 0.0625},
@@ -49,13 +49,14 @@ METRICS: dict[str, dict[str, Any]] = {
     "actions": {"policy_version": "policy-0"},
     "fit-q": {
         **{"verdict": "usable", "verdict_reason": "It ranks.", "heldout_auc": 0.75},
-        **{"heldout_explained_variance": 0.125},
+        **{"heldout_explained_variance": 0.125, "sampled_q_mean": 1.04},
+        **{"return_min": 0.0, "return_max": 1.0},
     },
     "prompts": {},
     "ppo": {
         **{"policy_version": "policy-1", "q_first": 0.125, "q_last": 0.25, "kept_update": 12.0},
         **{"watched_q_first": 0.125, "watched_q_kept": 0.25, "watched_kl_kept": 0.5},
-        **{"stopped": ""},
+        **{"stopped": "", "return_min": 0.0, "return_max": 1.0},
     },
     "evaluate": {
         **{"gate": "ship", "gate_reason": "it is better", "method": "dr", "value": 0.5},
@@ -147,6 +148,12 @@ def test_a_stage_that_nobody_has_written_a_sentence_for_tells_its_numbers() -> N
     ("stage", "counts", "metrics", "worry"),
     [
         ("rollout", {"outcomes": 0}, {}, "no conversation reached the outcome"),
+        (
+            *("init", {}, {"action_loss_heldout": 11102.0}),
+            "of held-out suggestions a uniform choice among the vocabulary would lose 6.000 nats "
+            "per token, and the policy loses 11102.000. Lower init.learning_rate",
+        ),
+        ("init", {}, {"action_loss_heldout": 5.5}, "its loss of held-out suggestions is hardly"),
         ("credit", {}, {"heldout_kendall_tau_low": -0.1}, "it was not shown to rank held-out"),
         ("credit", {}, {"heldout_kendall_tau_low": None}, "it was not shown to rank held-out"),
         ("credit", {}, {"heldout_bce_gain": -0.1}, "it ranks held-out conversations, and is surer"),
@@ -254,6 +261,51 @@ def test_ingest_worries_about_a_log_that_is_not_what_it_was_taken_for(
     *_, last = three_lines(Path("out"), made, round_folder=None).split("\n")
 
     assert last.startswith(f"  worry: {worry}")
+
+
+@pytest.mark.parametrize(
+    ("stage", "metrics", "said"),
+    [
+        (
+            *("fit-q", {"sampled_q_mean": 1.06}),
+            "worry: Q of the policy's own suggestions is 1.060 on average, and the returns that it "
+            "was fitted on lie in [0.000, 1.000]: there it does not know what it says. Try another "
+            "fit-q.method",
+        ),
+        (
+            *("fit-q", {"sampled_q_mean": -0.5, "verdict": "weak"}),
+            "worry: Q is weak. It ranks. Q of the policy's own suggestions is -0.500 on average",
+        ),
+        ("fit-q", {"sampled_q_mean": 7.0, "return_min": 1.0}, "next: "),
+        ("fit-q", {"sampled_q_mean": 7.0, "return_max": None}, "next: "),
+        (
+            *("ppo", {"watched_q_kept": 1.5}),
+            "worry: Q of this policy's suggestions is 1.500 on average, and the returns",
+        ),
+        (
+            *("ppo", {"watched_q_first": -0.681}),
+            "worry: Q of the first policy's suggestions is -0.681 on average, and the returns",
+        ),
+        ("ppo", {"watched_q_kept": 1.04, "watched_q_first": -0.04}, "next: "),
+    ],
+)
+def test_a_q_that_no_policy_can_be_worth_is_worried_about(
+    stage: str, metrics: Any, said: str
+) -> None:
+    *_, last = three_lines(Path("out"), manifest(stage, metrics=metrics), round_folder=None).split(
+        "\n"
+    )
+
+    assert last.startswith(f"  {said}")
+
+
+def test_of_two_things_to_worry_about_none_is_kept_back() -> None:
+    made = manifest("ppo", metrics={"watched_q_kept": -1.0, "kept_update": 0.0})
+
+    *_, last = three_lines(Path("out"), made, round_folder=None).split("\n")
+
+    assert last.startswith("  worry: Q of this policy's suggestions is -1.000 on average")
+    assert "look at the coverage. Besides, no update was better on held-out prompts" in last
 
 
 def test_within_a_round_the_next_stage_is_the_first_that_made_nothing_yet(tmp_path: Path) -> None:

@@ -89,6 +89,62 @@ def test_without_next_actions_a_method_that_needs_them_says_what_to_do(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def still_open(first: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The round's log as if no conversation had ended, as far as its returns."""
+    folder = tmp_path_factory.mktemp("open") / "000"
+    log = folder.parent / "log.jsonl"
+    with log.open("w", encoding="utf-8") as file:
+        for line in (first / "log" / "log.jsonl").read_text("utf-8").splitlines():
+            held = json.loads(line) | {"outcome": None, "unfinished": True}
+            for message in held["messages"]:
+                message.pop("outcome", None)
+            file.write(json.dumps(held) + "\n")
+    run("ingest", log, "--round", folder, "--config", config)
+    run("returns", "--round", folder, "--config", config)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["mc", "td-lambda", "sarsa", "fqe", "lstd", "lstdq"])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        pytest.param(
+            ["fit-q.compared_turns=0"],
+            "no training conversation has a known return: the ",
+            id="every conversation open",
+        ),
+        pytest.param(
+            ["fit-q.max_tokens=5"],
+            " are longer than fit-q.max_tokens = 5. Raise it.",
+            id="every turn too long",
+        ),
+    ],
+)
+def test_a_log_that_no_q_can_be_learned_from_is_told_why_whatever_the_method(
+    method: str,
+    settings: list[str],
+    said: str,
+    first: Path,
+    still_open: Path,
+    asked: Path,
+    config: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+) -> None:
+    log = still_open if "return" in said else first
+    done = command(
+        *("fit-q", "--round", log, "--out", tmp_path / "q", "--policy", first / "init"),
+        *("--actions", asked, "--config", config, "--set", f"fit-q.method={method}"),
+        *(part for setting in settings for part in ("--set", setting)),
+    )
+
+    assert done.status == 3
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- earlier rounds ------------------------------------------------------------------------------
 
 
@@ -186,6 +242,16 @@ def test_the_verdict_is_there_to_be_read(first: Path) -> None:
 
     assert "verdict noise: Too few held-out conversations" in text
     assert "over V, which sees the state alone" in text
+
+
+def test_what_q_may_be_is_told_beside_what_it_is(first: Path) -> None:
+    q, policy = (manifest(first / each).metrics for each in ("q", "policy"))
+    known = [row["return"] for row in rows(first / "q", "q") if row["split"] == "train"]
+    known = [each for each in known if each is not None]
+
+    assert (q["return_min"], q["return_max"]) == (min(known), max(known))
+    assert (policy["return_min"], policy["return_max"]) == (min(known), max(known))
+    assert 0 < float(q["sampled_q_mean"] or 0) < 1
 
 
 def test_a_bound_needs_an_ensemble(
