@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from iterppo.artifact import Artifact
 
 
+EXPECTED = 0.05
+"""Difference of rates that an experiment is usually after."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(
@@ -66,13 +70,13 @@ def compare(
         ),
     ] = False,
     expect: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--expect",
-            help="With --sequential: the difference of rates that one would like to find; there "
-            "the interval is narrowest.",
+            help="With --sequential: the difference of rates that one would like to find, "
+            f"{EXPECTED:g} where none is named; there the interval is narrowest.",
         ),
-    ] = 0.05,
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option(
@@ -100,8 +104,14 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Outcome rates and other measures with intervals."""
-    if not expect > 0:
-        raise UsageError(f"--expect {expect:g}: a difference above 0, as 0.05.")
+    if expect is not None and not sequential:
+        raise UsageError(
+            f"--expect {expect:g}: shapes the interval of --sequential alone. Add --sequential, or "
+            "leave it away."
+        )
+    scale = EXPECTED if expect is None else expect
+    if not scale > 0:
+        raise UsageError(f"--expect {scale:g}: a difference above 0, as {EXPECTED:g}.")
     expected = _ratio(expected_ratio, num=len(logs))
 
     from iterppo.artifact import open_artifact
@@ -127,7 +137,7 @@ def compare(
             "another plan; --ignore-sample-ratio compares all the same."
         )
     question = Question(
-        sequential_scale=expect if sequential else None,
+        sequential_scale=scale if sequential else None,
         covariates=None if q is None or adjust is None else first_values(q, arms, path=adjust),
     )
     result = {

@@ -144,20 +144,20 @@ def ingest(
         "redact": redact or None,
         "max_reject_rate": max_reject_rate,
     }
+    given: list[Setting] = [*(settings or [])]
     if mapping is not None:
         from iterppo.logs.event_logs import load_mapping
 
-        chosen["mapping"] = load_mapping(mapping)
-    given: list[Setting] = [
-        ("ingest", key, value) for key, value in chosen.items() if value is not None
-    ]
+        # First, so that one setting of the file can be set otherwise.
+        given.insert(0, ("ingest", "mapping", load_mapping(mapping)))
+    given += [("ingest", key, value) for key, value in chosen.items() if value is not None]
     run_stage(
         "ingest",
         inputs={},
         out={"out": out, "rejects": rejects},
         round_folder=round_folder,
         config=config,
-        settings=[*(settings or []), *given],
+        settings=given,
         force=force,
         as_json=as_json,
         logs=logs or [],

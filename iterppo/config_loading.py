@@ -13,12 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from iterppo.config import StageConfig
 from iterppo.errors import UsageError
 
 _FILE_SUFFIXES = {".toml"}
+
+_Origins = dict[tuple[str, str], str]
+"""(section, key) -> where it was set: the file, or the option; the section of the seed of all is
+empty."""
 
 
 def load_config(
@@ -30,7 +34,7 @@ def load_config(
     sections: Mapping[str, type[StageConfig]],
 ) -> StageConfig:
     """The resolved configuration of a stage: defaults, then the file, then `--set
-    section.key=value`.
+    section.key=value`, where a key within a table is `section.table.key`.
 
     Every section of the file is checked, not only the stage's own: a typo is found by the first
     stage of a round.
@@ -42,13 +46,21 @@ def load_config(
     if file is not None:
         merged = _read_toml(file)
     _check_sections(merged, sections, source=str(file))
+    origins: _Origins = {
+        (name, key): str(file)
+        for name, values in merged.items()
+        for key in (values if name in sections else ())
+    }
+    origins["", "seed"] = str(file)
     for setting in settings:
-        _apply_setting(merged, setting, sections)
+        _apply_setting(merged, setting, sections, origins)
     resolved: dict[str, StageConfig] = {}
     for name, cls in sections.items():
         values = dict(merged.get(name, {}))
-        values.setdefault("seed", merged.get("seed", 0))
-        resolved[name] = _validate(cls, values, section=name, source=str(file) if file else "--set")
+        if "seed" not in values:
+            values["seed"] = merged.get("seed", 0)
+            origins[name, "seed"] = origins["", "seed"]
+        resolved[name] = _validate(cls, values, section=name, origins=origins)
     found = resolved[stage]
     assert isinstance(found, config_class)
     return found
@@ -86,12 +98,14 @@ def _apply_setting(
     merged: dict[str, Any],
     setting: str | tuple[str, str, Any],
     sections: Mapping[str, type[StageConfig]],
+    origins: _Origins,
 ) -> None:
     if isinstance(setting, tuple):  # an option of the command line, whose value has its type
         section, key, value = setting
         option = f"--{key.replace('_', '-')}"
         _validate_alone(sections[section], key, value, section=section, source=option)
         merged[section] = {**merged.get(section, {}), key: value}
+        origins[section, key] = option
         return
     path, equals, text = setting.partition("=")
     section, dot, key = path.strip().partition(".")
@@ -106,13 +120,29 @@ def _apply_setting(
     if not dot:
         _check_sections({"seed": value}, sections, source="--set")
         merged["seed"] = value
+        origins["", "seed"] = "--set"
         return
     if section not in sections:
         raise UsageError(
             f"--set {setting}: unknown section {section!r}.{_did_you_mean(section, list(sections))}"
         )
+    key, *inner = key.split(".")
+    for name in reversed(inner):
+        value = {name: value}
     _validate_alone(sections[section], key, value, section=section, source="--set")
-    merged[section] = {**merged.get(section, {}), key: value}
+    before = merged.get(section, {})
+    merged[section] = {**before, key: _laid_over(before.get(key), value) if inner else value}
+    if inner:  # it was found right by itself, so what is wrong of the table was so before
+        origins.setdefault((section, key), "--set")
+    else:
+        origins[section, key] = "--set"
+
+
+def _laid_over(table: Any, changes: Any) -> Any:
+    """A table with what is changed in it, and in tables within it."""
+    if not isinstance(table, dict) or not isinstance(changes, dict):
+        return changes
+    return {**table, **{key: _laid_over(table.get(key), value) for key, value in changes.items()}}
 
 
 def _validate_alone(
@@ -123,11 +153,11 @@ def _validate_alone(
         cls.model_validate({key: value})
     except ValidationError as error:
         if any(part["loc"] for part in error.errors()):
-            _validate(cls, {key: value}, section=section, source=source)
+            _validate(cls, {key: value}, section=section, origins={(section, key): source})
 
 
 def _validate(
-    cls: type[StageConfig], values: Mapping[str, Any], *, section: str, source: str
+    cls: type[StageConfig], values: Mapping[str, Any], *, section: str, origins: _Origins
 ) -> StageConfig:
     try:
         return cls.model_validate(values)
@@ -136,13 +166,16 @@ def _validate(
         # pydantic also names the function that refused.
         parts = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
         key = ".".join(parts)
-        if not key:  # several settings contradict each other
+        if not key:  # several settings contradict each other; where, is known if all are of one
             said = first["msg"].removeprefix("Value error, ")
-            raise UsageError(f"{source}: {section}: {said}.") from None
+            sources = {origins[section, name] for name in values if name != "seed"}
+            where = f"{sources.pop()}: " if len(sources) == 1 else ""
+            raise UsageError(f"{where}{section}: {said}.") from None
+        source = origins[section, parts[0]]
         if first["type"] == "extra_forbidden":
-            known = [field.alias or name for name, field in cls.model_fields.items()]
+            known = _keys_of(cls, parts)
             raise UsageError(
-                f"{source}: unknown key {section}.{key}.{_did_you_mean(key, known)}"
+                f"{source}: unknown key {section}.{key}.{_did_you_mean(parts[-1], known)}"
             ) from None
         said = f"{first['msg']}, is {first['input']!r}"
         if first["type"] == "value_error":  # in our own words, the value among them
@@ -150,6 +183,19 @@ def _validate(
         raise UsageError(f"{source}: {section}.{key}: {said}.") from None
 
 
+def _keys_of(cls: type[BaseModel], parts: Sequence[str]) -> list[str]:
+    """The keys that there are in place of the last part; none where the table is one of several
+    kinds."""
+    for part in parts[:-1]:
+        inner = cls.model_fields[part].annotation if part in cls.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        cls = inner
+    return [field.alias or name for name, field in cls.model_fields.items()]
+
+
 def _did_you_mean(word: str, known: list[str]) -> str:
+    if not known:
+        return ""
     close = difflib.get_close_matches(word, known, n=1)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."

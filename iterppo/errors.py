@@ -24,6 +24,12 @@ class UsageError(IterPPOError, ValueError):
     exit_status = 2
 
 
+class DivergenceError(IterPPOError, ArithmeticError):
+    """A training whose numbers are no longer finite, as where a learning rate is too high."""
+
+    exit_status = 2
+
+
 class DataError(IterPPOError, ValueError):
     """Input data that cannot be used."""
 

@@ -111,7 +111,13 @@ def _execute(
         )
     given = dict(extra)
     for slot in stage.reads:
-        if given.get("scripted") or not _is_read(slot, config):
+        unread = _setting_that_reads(slot, config)
+        if unread and inputs.get(slot.name) is not None:
+            raise UsageError(
+                f"{name}: --{slot.name} {inputs[slot.name]} is not read under this configuration. "
+                f"Leave it away, or add --set {unread}."
+            )
+        if given.get("scripted") or unread:
             arguments[slot.name] = None
             continue
         arguments[slot.name] = resolve(
@@ -136,6 +142,7 @@ def _execute(
     if isinstance(config, PPOConfig) and config.algorithm == "mpo" and processes is not None:
         _refuse_several(processes)
     if name == "ppo" and not force:
+        _refuse_strangers(arguments)
         _refuse_noise(arguments["q"])
     if given.get("engine") == "local":  # then nothing in it needs pandas
         leave_pandas_out()
@@ -153,15 +160,15 @@ def _execute(
     return manifest, out, True
 
 
-def _is_read(slot: Slot, config: StageConfig) -> bool:
-    """Whether a stage that is configured so looks at what may lie there."""
-    if isinstance(config, FitQConfig) and slot.name == "actions":
-        return config.reads_actions
+def _setting_that_reads(slot: Slot, config: StageConfig) -> str:
+    """What would make a stage look at what may lie there; empty where it does."""
+    if isinstance(config, FitQConfig) and slot.name == "actions" and not config.reads_actions:
+        return "fit-q.method=fqe (or lstdq)"
     if isinstance(config, PPOConfig) and slot.name == "trajectories":
-        return config.critic_warmup == "returns"
+        return "" if config.critic_warmup == "returns" else "ppo.critic_warmup=returns"
     if isinstance(config, ReturnsConfig) and slot.name == "credit":
-        return config.rewards == "credit"
-    return True
+        return "" if config.rewards == "credit" else "returns.rewards=credit"
+    return ""
 
 
 def _command(
@@ -193,6 +200,27 @@ def _refuse_noise(q: Path) -> None:
             f"{q}: this Q is noise as a reward. {metrics.get('verdict_reason')} Collect more "
             "conversations, or train on it all the same with --force."
         )
+
+
+def _refuse_strangers(arguments: Mapping[str, Path]) -> None:
+    """Prompts and Q of other rounds, which are read without a word and teach nothing."""
+    places = {name: arguments[name] for name in ("prompts", "q", "policy")}
+    manifests = {name: read_manifest(place) for name, place in places.items()}
+
+    def refuse(name: str, what: str) -> None:
+        raise UsageError(
+            f"{places[name]}: {what}. Name artifacts of one round, or train all the same with "
+            "--force."
+        )
+
+    made_of = {name: manifests[name].inputs for name in ("prompts", "q")}
+    for name, inputs in made_of.items():
+        policy = inputs.get("policy")
+        if policy is not None and policy.digest != manifests["policy"].digest:
+            refuse(name, f"was made with another policy ({policy.path}) than {places['policy']}")
+    logs = [inputs.get("trajectories") for inputs in made_of.values()]
+    if None not in logs and len({log.digest for log in logs if log is not None}) > 1:
+        refuse("q", f"was fitted on another log than that of {places['prompts']}")
 
 
 def _refuse_several(processes: Processes) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import glob
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -32,7 +33,7 @@ from iterppo.artifact import (
 from iterppo.artifact.placing import begun_beside, is_held, owner_of
 from iterppo.errors import ArtifactError, IterPPOError
 from iterppo.execution import input_records
-from iterppo.pipeline import STAGES, Stage
+from iterppo.pipeline import BEHAVIOUR, STAGES, Stage
 
 State = Literal[
     "fresh", "stale", "unknown", "damaged", "running", "half-written", "interrupted", "missing"
@@ -154,8 +155,9 @@ def _compared(path: Path, manifest: Manifest) -> tuple[State, str, tuple[str, ..
     arguments: dict[str, Path | None] = {slot.name: None for slot in stage.reads}
     unknown: list[str] = []
     files: dict[str, tuple[Path, Path]] = {}
+    made_in = _made_in(stage, manifest)
     for name, record in manifest.inputs.items():
-        there = None if is_elsewhere(record) else standing(record, near=path)
+        there = None if is_elsewhere(record) else _lies_today(record, near=path, made_in=made_in)
         if is_elsewhere(record):
             unknown.append(f"its input {name}, {record.path}, is not looked up from here")
         elif there is None:
@@ -185,6 +187,30 @@ def _compared(path: Path, manifest: Manifest) -> tuple[State, str, tuple[str, ..
     if not reasons:
         reasons.append("the code of iterppo changed since")
     return "stale", stage.name, tuple(reasons)
+
+
+def _made_in(stage: Stage, manifest: Manifest) -> Path | None:
+    """The round, as it was named, that most of the inputs lay in which by convention lie there."""
+    names = [slot.name for slot in stage.reads if slot.place != BEHAVIOUR]
+    rounds = Counter(
+        Path(manifest.inputs[name].path).parent for name in names if name in manifest.inputs
+    )
+    return next((folder for folder, _ in rounds.most_common(1)), None)
+
+
+def _lies_today(record: InputRecord, *, near: Path, made_in: Path | None) -> Path | None:
+    """What lies where an input lay, seen from the artifact.
+
+    A round, or a run, that was copied has inputs of its own. They count, whatever they hold by now:
+    the stage would read them, although the ones that it was copied from may still be as they were.
+    """
+    named = Path(record.path)
+    own: Path | None = None
+    if named.parent == made_in:
+        own = near.parent / named.name
+    elif made_in is not None and named.parent.parent == made_in.parent:  # of a round before it
+        own = near.absolute().parent.parent / named.parent.name / named.name
+    return own if own is not None and own.exists() else standing(record, near=near)
 
 
 def _records_today(

@@ -63,6 +63,7 @@ def run(
     given = {
         name: open_artifact(path, kind) for name, (path, kind) in named.items() if path is not None
     }
+    _refuse_another_q(given)
     inputs = {name: artifact.record() for name, artifact in given.items()}
     with ArtifactWriter(
         out, kind="evaluation", stage="evaluate", config=config, inputs=inputs
@@ -92,6 +93,16 @@ def run(
             states_compared=len(asked.new.keys() & asked.old.keys()),
         )
     return writer.manifest
+
+
+def _refuse_another_q(given: Mapping[str, Artifact]) -> None:
+    """The verdict that counts is that on the Q which the policy climbed."""
+    climbed = given["candidate"].manifest.inputs.get("q")
+    if climbed is not None and "q" in given and climbed.digest != given["q"].manifest.digest:
+        raise UsageError(
+            f"evaluate: {given['candidate'].path} was not trained on {given['q'].path}. Name the "
+            "one with --q, or run ppo again."
+        )
 
 
 @dataclass(frozen=True)
@@ -222,6 +233,16 @@ def _readings(
         if "twin" in given:
             raise UsageError("evaluate: --twin is a second Q beside --fqe. Name both.")
         return {}, None
+    members = {
+        name: given[name].manifest.config.get("members")
+        for name in ("fqe", "twin")
+        if name in given
+    }
+    if len(set(members.values())) > 1:
+        raise UsageError(
+            f"evaluate: --fqe has {members['fqe']} members and --twin {members['twin']}. Fit both "
+            "with the same fit-q.members."
+        )
     readings: dict[str, QReading] = {}
     troubles = []
     for name in ("twin", "fqe"):

@@ -58,7 +58,7 @@ def run(
     from iterppo.lm.q_fitting import fit, is_in_part
     from iterppo.lm.q_function import QFunction, QSettings
     from iterppo.lm.q_least_squares import fit_least_squares
-    from iterppo.lm.q_log import conversations_of
+    from iterppo.lm.q_log import conversations_of, refuse_nothing_known
     from iterppo.lm.q_sampling import other_actions
     from iterppo.lm.team import join, leave
 
@@ -156,6 +156,7 @@ def run(
             ]
 
         try:
+            refuse_nothing_known(own, max_tokens=config.max_tokens)
             if config.is_closed_form:
                 solved = fit_least_squares(
                     q, own, config, gamma=gamma, actions=following, earlier=learned
@@ -191,7 +192,7 @@ def run(
         writer.write(_rows(conversations, scored))
         others = other_actions(q, loaded, conversations, config)
         metrics = _diagnose(conversations, scored, others, config)
-        metrics["fit"] = {"method": config.method} | told
+        metrics["fit"] = {"method": config.method} | _range_of_returns(train) | told
         # In closed form V̂ is of this round's log, and what an action led to is nobody's.
         whose = conversations if config.is_closed_form else [*conversations, *learned]
         metrics["behaviour"] = behind_the_log(whose, loaded, config)
@@ -305,6 +306,13 @@ def _diagnose(
     }
 
 
+def _range_of_returns(train: Sequence[Conversation]) -> dict[str, float]:
+    """Of what Q was fitted on: no policy can be worth less or more."""
+    turns = (turn for c in train for each in c.turns for turn in each)
+    known = [t.return_ for t in turns if t.return_ is not None and t.weight > 0]
+    return {"return_min": min(known), "return_max": max(known)}
+
+
 def _coverage(
     train: Sequence[Conversation], others: OtherActions | None, config: FitQConfig
 ) -> dict[str, Any] | None:
@@ -367,13 +375,16 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, float | bool | str]:
         "verdict_reason": heldout["verdict_reason"],
         "better_than_constant": heldout["better_than_constant"],
         "share_other_policies": metrics["behaviour"]["share_other_policies"],
+        "share_unknown_policies": metrics["behaviour"]["share_unknown_policies"],
     }
-    for name in ("best_epoch", "ridge"):
+    for name in ("best_epoch", "ridge", "return_min", "return_max"):
         if name in metrics["fit"]:
             found[name] = float(metrics["fit"][name])
     for name in names:
         value = heldout[name]
         found[f"heldout_{name}"] = math.nan if value is None else value
+    if heldout["sampled_q_mean"] is not None:
+        found["sampled_q_mean"] = heldout["sampled_q_mean"]
     if metrics["coverage"] is not None:
         found["coverage"] = metrics["coverage"]["support"]
     if metrics["behaviour"]["share_personas"] > 0:

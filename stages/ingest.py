@@ -23,13 +23,14 @@ from iterppo.logs.outcome_events import (
     ConversationSpans,
     EventTable,
     attribute,
+    count_events,
     load_events,
 )
 from iterppo.logs.reading import Done, Reader, Task
 from iterppo.logs.rejects import rejected_tables
-from iterppo.logs.repetitions import repeated
+from iterppo.logs.repetitions import repeated, taken_ids
 from iterppo.logs.sources import LogFile, pieces
-from iterppo.logs.taking import clock_of
+from iterppo.logs.taking import COUNT_OF_FACT, clock_of
 from iterppo.progress import progress
 
 if TYPE_CHECKING:
@@ -64,14 +65,21 @@ def run(
         tasks, spills = _tasks(logs, config, writer)
         spilled = _spill_all(spills, config, pool)
         shares = _shares(spills, spilled, writer)
-        done = _read_all([*tasks, *shares], config, writer.scratch, pool)
+        tables = _event_tables([*tasks, *shares], config, writer.scratch, pool)
+        done = _read_all([*tasks, *shares], config, tables, pool)
         for read in done:
             writer.adopt(read.rows)
         for name in ("lines", "lines_taken", "copies", "rejects", "conversations"):
             writer.count(name, 0)
+        for name in config.facts:
+            writer.count(COUNT_OF_FACT + name, 0)
         all_found: list[Done | Spilled] = [*done, *spilled]
         for found in all_found:
             for name, number in found.counts.items():
+                writer.count(name, number)
+        if tables:
+            identities = (taken_ids(found.identities) for found in done)
+            for name, number in count_events(tables, identities).items():
                 writer.count(name, number)
         all_pieces = [piece for task in tasks for piece, _ in task.pieces]
         all_pieces += [piece for spill in spills for piece in spill.pieces]
@@ -153,10 +161,10 @@ def _map(function: Callable[..., Found], tasks: Sequence[Task], pool: Engine) ->
 
 
 def _read_all(
-    tasks: Sequence[Task], config: IngestConfig, scratch: Path, pool: Engine
+    tasks: Sequence[Task], config: IngestConfig, tables: Sequence[EventTable], pool: Engine
 ) -> list[Done]:
     alone = pool.is_here(len(tasks))
-    read = functools.partial(_read, config, _event_tables(tasks, config, scratch, pool), alone)
+    read = functools.partial(_read, config, tables, alone)
     parts = _map(read, tasks, pool)
     done = list(parts if alone else progress(parts, "ingest", total=len(tasks), unit="parts"))
     again = sorted(repeated([found.identities for found in done]).items())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from iterppo.artifact import Artifact, ArtifactWriter, Manifest, fingerprint, open_artifact
 from iterppo.config import PPOConfig
 from iterppo.contracts.trajectories import action
-from iterppo.errors import DataError, UsageError
+from iterppo.errors import DataError, DivergenceError, UsageError
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import say
 
@@ -49,10 +49,16 @@ def run(
     from iterppo.lm.q_function import QFunction
     from iterppo.lm.team import join, leave
     from iterppo.lm.training_plan import training_plan
-    from iterppo.lm.trl_arguments import shares
+    from iterppo.lm.trl_arguments import check_trackers, shares
 
     policies.prepare_libraries()
     team = join(deepspeed)
+    imitates = config.algorithm == "mpo"
+    try:
+        check_trackers(config)
+        prompts_of_an_update(config) if imitates else shares(config, processes=team.size)
+    except ValueError as error:
+        raise UsageError(f"ppo: {error}.") from None
     problems, fitted, behaviour = (
         open_artifact(prompts, "prompts"),
         open_artifact(q, "q"),
@@ -73,6 +79,12 @@ def run(
         raise DataError(
             f"{prompts}: no prompt of a training conversation. Ingest more conversations."
         )
+    if config.watch_updates and not watched and team.leads:
+        say(
+            f"ppo: {prompts} has no prompt of a held-out conversation, so the policy is not "
+            "watched: no limit stops the training, and the last update is kept. For such prompts, "
+            "raise ingest.heldout."
+        )
     loaded = policies.load_policy(policy)
     reward = QFunction.load(fitted.path / "model")
     if config.kappa and reward.settings.members == 1:
@@ -81,11 +93,6 @@ def run(
             "Fit it with fit-q.members of 2 or more."
         )
     reward.kappa = config.kappa
-    imitates = config.algorithm == "mpo"
-    try:
-        prompts_of_an_update(config) if imitates else shares(config, processes=team.size)
-    except ValueError as error:
-        raise UsageError(f"ppo: {error}.") from None
     if team.leads:
         for line in training_plan(config, loaded, q_model=reward.model):
             say(line)
@@ -117,13 +124,22 @@ def run(
             trainer = MPOTrainer(**given)
         else:
             trainer = PPOTrainer(**given, work=Path(work), logged=suggestions, deepspeed=deepspeed)
-        trainer.train()
-        weights = trainer.finish()
+        try:
+            weights = _trained(trainer)
+        except DivergenceError:
+            if team.leads:  # from it the same command would go on to the same end
+                checkpoint.remove()
+            raise
         leave()
         if writer is None:
             return None
         _write(writer, trainer, weights, policy)
         writer.counts.update(prompts=len(rows), prompts_watched=len(watched))
+        if not config.kappa:  # which is taken off Q, so that it may be less than any return
+            ends = {
+                name: fitted.manifest.metrics.get(name) for name in ("return_min", "return_max")
+            }
+            writer.metrics.update({n: float(end) for n, end in ends.items() if end is not None})
     checkpoint.remove()
     return writer.manifest
 
@@ -191,6 +207,25 @@ def _logged(problems: Artifact, fitted: Artifact, log: Artifact) -> list[LoggedS
             f"{fitted.path}. Name artifacts of one round."
         )
     return found
+
+
+def _trained(trainer: MPOTrainer | PPOTrainer) -> dict[str, Tensor]:
+    """Weights of the policy that is kept, after the training."""
+    config = trainer.config
+    try:
+        trainer.train()
+        weights = trainer.finish()
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            raise DivergenceError("weights that are not finite")
+    except DivergenceError:
+        update = -(-trainer.state.global_step // (config.epochs * config.minibatches))
+        if not update:  # it was like that before
+            raise
+        raise DivergenceError(
+            f"ppo: the training diverged: behind update {update} of {config.updates} the policy's "
+            f"probabilities are not numbers. Lower ppo.learning_rate, {config.learning_rate:g}."
+        ) from None
+    return weights
 
 
 def _write(

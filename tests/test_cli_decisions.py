@@ -223,6 +223,44 @@ def test_compare_by_cluster_is_wider_where_customers_agree_with_themselves(
         assert ratio == pytest.approx(10**0.5, rel=0.2)
 
 
+def test_compare_says_where_an_arm_is_too_small_and_gives_no_interval_that_looks_certain(
+    folder: Path, command: Command
+) -> None:
+    logs = [log("a", outcomes=10, number=40), log("b", outcomes=1, number=1)]
+
+    found = compared(command, *logs, "--ignore-sample-ratio")
+    text = command("compare", *logs, "--ignore-sample-ratio").stdout
+
+    one = found["arms"][1]
+    assert (one["return_low"], one["return_high"]) == (None, None)
+    assert one["return_difference_low"] is None
+    assert found["arms"][0]["return_low"] is not None, "of 40 there is one"
+    assert (
+        "  b.jsonl: too few conversations to compare with: 1, and 20 are needed. Collect more.\n"
+        in text
+    )
+    assert "a.jsonl: too few" not in text
+    assert "return\n  policy unknown: 0.247 [" in text
+    assert "  policy unknown: 0.990 [unknown]  +0.742 [unknown]\n" in text
+    assert "[unknown]: fewer than 20 " in text
+
+
+def test_compare_by_cluster_gives_no_interval_of_few_clusters(
+    folder: Path, command: Command
+) -> None:
+    logs = [
+        log(name, outcomes=30, number=100, customer_id=lambda i, name=name: f"{name}{i // 50}")
+        for name in "ab"
+    ]
+
+    arm, _ = compared(command, *logs, "--cluster", "customer_id")["arms"]
+
+    assert (arm["rate"], arm["rate_low"], arm["rate_high"]) == (0.3, None, None)
+    text = command("compare", *logs, "--cluster", "customer_id").stdout
+    assert "  policy unknown: 0.300 [unknown]  of 100  a.jsonl\n" in text
+    assert "a.jsonl: too few clusters to compare with: 2, and 20 are needed." in text
+
+
 def test_compare_corrects_for_several_arms(folder: Path, command: Command) -> None:
     logs = [
         log("a", outcomes=200, number=1000),
@@ -255,6 +293,16 @@ def test_compare_for_daily_looks_is_more_careful(folder: Path, command: Command)
     assert (done.status, done.stderr) == (
         2,
         "iterppo: --expect 0: a difference above 0, as 0.05.\n",
+    )
+
+
+def test_compare_refuses_what_only_daily_looks_read(folder: Path, command: Command) -> None:
+    done = command("compare", "a", "b", "--expect", 0.1)
+
+    assert (done.status, done.stdout) == (2, "")
+    assert one_line(done.stderr) == (
+        "iterppo: --expect 0.1: shapes the interval of --sequential alone. Add --sequential, or "
+        "leave it away."
     )
 
 

@@ -184,6 +184,21 @@ def test_a_second_run_says_up_to_date_and_changes_nothing(log: Path, command: Co
         )
 
 
+def test_a_setting_of_the_mapping_wins_over_the_mapping_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("log.csv").write_text("conversation_id,who,content,time\nc,user,hi,1777629600000\n")
+    Path("map.toml").write_text("time_format = 's'\ncolumns = {role = 'who'}\n")
+    setting = ["--set", "ingest.mapping.time_format=ms"]
+
+    done = command("ingest", "log.csv", "--out", "x", "--mapping", "map.toml", *setting)
+
+    assert done.status == 0, done.stderr
+    (row,) = open_artifact(Path("x")).rows()
+    assert row["customer_time"].year == 2026
+
+
 def test_rejects_that_are_gone_are_made_again(log: Path, command: Command) -> None:
     command("ingest", log, "--round", "r")
     shutil.rmtree("r/rejects")
@@ -197,6 +212,36 @@ def test_paths_win_over_the_round(log: Path, command: Command) -> None:
     command("returns", "--round", "r", "--trajectories", "t")
 
     assert read_manifest(Path("r/returns"), "returns").inputs["trajectories"].path == "t"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting"),
+    [
+        pytest.param(["returns", "--credit"], "returns.rewards=credit", id="credit"),
+        pytest.param(["fit-q", "--actions"], "fit-q.method=fqe (or lstdq)", id="actions"),
+        pytest.param(["ppo", "--trajectories"], "ppo.critic_warmup=returns", id="trajectories"),
+    ],
+)
+def test_an_input_that_is_named_and_would_not_be_read_is_refused(
+    folder: Path, command: Command, arguments: list[str], setting: str
+) -> None:
+    stage, option = arguments
+
+    done = command(*arguments, "nope", "--round", "r")
+
+    assert (done.status, done.stdout) == (2, "")
+    assert one_line(done.stderr) == (
+        f"iterppo: {stage}: {option} nope is not read under this configuration. Leave it away, or "
+        f"add --set {setting}."
+    )
+
+
+def test_an_artifact_that_merely_lies_in_its_place_is_not_read(log: Path, command: Command) -> None:
+    command("ingest", log, "--round", "r")
+    Path("r/credit").mkdir()
+
+    assert command("returns", "--round", "r").status == 0
+    assert "credit" not in read_manifest(Path("r/returns"), "returns").inputs
 
 
 # --- a kill in the middle ------------------------------------------------------------------------

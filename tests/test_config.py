@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(file for file in (ROOT / "configs").rglob("*.toml") if file.name != "personas.toml")
 
 
-def load(stage: str, *settings: str, file: str | None = None) -> Any:
+def load(stage: str, *settings: Any, file: str | None = None) -> Any:
     """The configuration of a stage; `file` is the text of run.toml in the current folder."""
     if file is not None:
         Path("run.toml").write_text(file, encoding="utf-8")
@@ -28,7 +28,7 @@ def load(stage: str, *settings: str, file: str | None = None) -> Any:
     )
 
 
-def message(stage: str, *settings: str, file: str | None = None) -> str:
+def message(stage: str, *settings: Any, file: str | None = None) -> str:
     with pytest.raises(UsageError, match=r".") as raised:
         load(stage, *settings, file=file)
     assert raised.value.exit_status == 2
@@ -119,6 +119,45 @@ def test_a_setting_is_read_as_the_value_that_it_looks_like(
 
     assert found == value
     assert type(found) is type(value)
+
+
+def test_a_setting_within_a_table_leaves_the_others_of_the_table(folder: Path) -> None:
+    text = "[ingest.mapping]\ntime_zone = 'Europe/Berlin'\ncolumns = {content = 'body'}\n"
+
+    found = load(
+        "ingest",
+        "ingest.mapping.time_format=ms",
+        "ingest.mapping.columns.role=who",
+        file=text,
+    ).mapping
+
+    assert (found.time_format, found.time_zone) == ("ms", "Europe/Berlin")
+    assert found.columns == {"content": "body", "role": "who"}
+
+
+def test_a_typo_in_a_table_of_the_file_is_not_blamed_on_a_setting_within_it(folder: Path) -> None:
+    text = "[ingest.mapping]\ntiem_zone = 'Europe/Berlin'\n"
+
+    assert message("ingest", "ingest.mapping.time_format=ms", file=text) == (
+        "run.toml: unknown key ingest.mapping.tiem_zone. Did you mean 'time_zone'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "cutoff"),
+    [
+        ("2026-05-31T00:00:00Z", "2026-05-31T00:00:00Z"),
+        ("2026-05-31T00:00:00+02:00", "2026-05-31T00:00:00+02:00"),
+        ("2026-05-31 00:00:00", "2026-05-31T00:00:00"),
+        ("2026-05-31", "2026-05-31"),
+        ("'2026-05-31'", "2026-05-31"),
+    ],
+)
+def test_a_moment_may_be_one_of_toml(folder: Path, written: str, cutoff: str) -> None:
+    file = f"[ingest]\nidle = '1d'\ncutoff = {written}\n"
+
+    assert load("ingest", file=file).cutoff == cutoff
+    assert load("ingest", "ingest.idle=1d", f"ingest.cutoff={written}").cutoff == cutoff
 
 
 def test_a_configuration_cannot_be_changed_once_it_is_made() -> None:
@@ -228,6 +267,21 @@ def test_a_wrong_file_is_refused_by_every_stage_with_file_and_key(
             id="section",
         ),
         pytest.param(
+            "ingest.mapping.time_fromat=ms",
+            "--set: unknown key ingest.mapping.time_fromat. Did you mean 'time_format'?",
+            id="key within a table",
+        ),
+        pytest.param(
+            "ingest.mapping.time_format.unit=ms",
+            "--set: ingest.mapping.time_format: Input should be a valid string, is {'unit': 'ms'}.",
+            id="key within what is no table",
+        ),
+        pytest.param(
+            "ingest.outcomes=[{by = 'events', fiel = 'x', file = 'y'}]",
+            "--set: unknown key ingest.outcomes.0.events.fiel.",
+            id="key of one of several kinds of tables",
+        ),
+        pytest.param(
             "clip=0.1",
             "--set clip=0.1: write section.key=value, as in --set ppo.clip=0.1, or seed=1.",
             id="no section",
@@ -268,6 +322,37 @@ def test_a_typo_of_the_file_is_not_blamed_on_a_setting_of_the_same_section(folde
     assert message("ppo", "ppo.clip=0.1", file="[ppo]\nupdats = 5") == (
         "run.toml: unknown key ppo.updats. Did you mean 'updates'?"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "file", "where"),
+    [
+        pytest.param([("ingest", "cutoff", "2026-05-31")], None, "--cutoff: ", id="an option"),
+        pytest.param(["ingest.cutoff=2026-05-31"], None, "--set: ", id="a setting"),
+        pytest.param([], "[ingest]\ncutoff = '2026-05-31'", "run.toml: ", id="a file"),
+        pytest.param(
+            [("ingest", "cutoff", "2026-05-31")], "[ppo]\nclip = 0.1", "--cutoff: ",
+            id="an option beside a file that is silent of it",
+        ),
+        pytest.param(
+            [("ingest", "cutoff", "2026-05-31")], "[ingest]\nheldout = 0.1", "",
+            id="an option, or a file",
+        ),
+        pytest.param(
+            [("ingest", "cutoff", "2026-05-31"), "ingest.heldout=0.1"], None, "",
+            id="an option, or a setting",
+        ),
+    ],
+)  # fmt: skip
+def test_of_settings_that_contradict_each_other_a_place_is_named_if_it_is_certain(
+    folder: Path, settings: list[Any], file: str | None, where: str
+) -> None:
+    assert message("ingest", *settings, file=file).startswith(f"{where}ingest: cutoff needs idle")
+
+
+def test_a_seed_of_all_is_blamed_on_where_it_was_set(folder: Path) -> None:
+    assert message("ppo", "seed=-1", file="[ppo]\nclip = 0.1").startswith("--set: ")
+    assert message("ppo", "ppo.clip=0.1", file="seed = -1").startswith("run.toml: ")
 
 
 @pytest.mark.parametrize("value", ["true", "false"])

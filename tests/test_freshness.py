@@ -180,6 +180,57 @@ def test_files_of_a_configuration_are_looked_up_where_they_were_found() -> None:
     assert _in_its_places(config, {}) == config
 
 
+@pytest.mark.parametrize("copy", ["runs/again/000", "runs/shop/007"], ids=["run", "round"])
+def test_a_copy_whose_own_inputs_were_made_again_is_stale_and_the_original_is_not(
+    round_folder: Path, command: Command, copy: str
+) -> None:
+    shutil.copytree(round_folder, copy)
+    assert states(Path(copy))["fit-q"] == "fresh"
+
+    command("returns", "--round", copy, "--set", "returns.gamma=0.1")
+
+    assert reasons(Path(copy), "fit-q") == ["its input returns changed since"]
+    assert states(round_folder)["fit-q"] == "fresh"
+
+
+def test_a_policy_of_the_round_before_is_looked_for_in_the_copy_of_that_round(
+    round_folder: Path,
+) -> None:
+    """And not taken for the policy that the round has made since."""
+    shutil.move(round_folder / "init", round_folder / "policy")
+    second = Path("runs/shop/001")
+    shutil.copytree(round_folder, second)
+    manifest = Path(second, "q", MANIFEST)
+    text = manifest.read_text().replace("000/init", "000/policy")
+    manifest.write_text(text.replace("000/trajectories", "001/trajectories"))
+    manifest.write_text(manifest.read_text().replace("000/returns", "001/returns"))
+    changed(second / "policy")
+    assert states(second)["fit-q"] == "fresh"
+    shutil.copytree("runs/shop", "runs/again")
+
+    changed(Path("runs/again/000/policy"))
+
+    assert reasons(Path("runs/again/001"), "fit-q") == ["its input policy changed since"]
+
+
+def changed(artifact: Path) -> None:
+    """Says that it holds something else."""
+    manifest = artifact / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"digest": "0" * 64}))
+
+
+def test_an_input_that_was_named_elsewhere_is_not_looked_for_in_the_round(
+    round_folder: Path,
+) -> None:
+    shutil.copytree(round_folder / "returns", "others/000/returns")
+    manifest = Path(round_folder, "q", MANIFEST)
+    manifest.write_text(manifest.read_text().replace("runs/shop/000/returns", "others/000/returns"))
+
+    changed(round_folder / "returns")
+
+    assert states(round_folder)["fit-q"] == "fresh"
+
+
 def test_damage_is_not_staleness(round_folder: Path) -> None:
     Path(round_folder, "returns/part-00000.parquet").write_bytes(b"")
 

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from iterppo.logs import taking
@@ -188,3 +190,30 @@ def test_a_fact_that_no_policy_could_read_is_rejected(tmp_path: Path) -> None:
 
     assert [row["conversation_id"] for row in found.rows] == ["10000"]
     assert found.reasons() == [(2, "meta.product: is longer than 10000 characters")]
+
+
+def test_facts_are_found_in_a_map_of_parquet(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "conversation_id": ["c"],
+            "messages": [[customer("a")]],
+            "meta": pa.array([{"product": "kitchen"}], pa.map_(pa.string(), pa.string())),
+        }
+    )
+    pq.write_table(table, tmp_path / "log.parquet")
+
+    found = ingested(
+        tmp_path, {"log.parquet": (tmp_path / "log.parquet").read_bytes()}, facts=["product"]
+    )
+
+    assert [row["facts"] for row in found.rows] == ["product: kitchen"]
+
+
+def test_ingest_counts_the_conversations_that_have_each_fact(tmp_path: Path) -> None:
+    metas = [{"product": "bath", "note": 1}, {"product": None}, {"product": ""}, "bath", None]
+    content = b"".join(line(str(n), customer("a"), meta=meta) for n, meta in enumerate(metas))
+
+    found = ingested(tmp_path, content, facts=["product", "budget"])
+
+    assert found.counts["conversations_with_fact.product"] == 2
+    assert found.counts["conversations_with_fact.budget"] == 0

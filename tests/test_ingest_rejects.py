@@ -154,3 +154,16 @@ def test_what_is_too_long_to_be_kept_is_cut_without_half_an_address(tmp_path: Pa
     assert masked.rejects[0]["raw"] == (
         f'{{"role": "agent", "text": "Zoë [EMAIL]", "more":  … ({len(long)} bytes)'
     )
+
+
+def test_of_a_value_that_a_reason_cuts_nothing_is_shown_where_data_is_masked(
+    tmp_path: Path,
+) -> None:
+    role = f"{'x' * 44} anna.schmidt@example.com"
+    row = json.dumps({"conversation_id": "c", "role": role, "content": "hi"}).encode()
+
+    with pytest.raises(DataError, match="1 × role: '…' is no role of the mapping") as raised:
+        ingested(tmp_path, row, format="events", redact=True)
+
+    (reject,) = open_artifact(tmp_path / "rejects").rows()
+    assert "anna" not in f"{raised.value} {reject}"

@@ -52,7 +52,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "an event log without a mapping": (
         ["ingest", "columns.csv", "--out", "o"],
         3,
-        "columns.csv: has no column 'role'; it has a, b. Name its columns in",
+        "columns.csv: has no columns 'role', 'conversation_id', 'content'; it has a, b. Name its",
     ),
     "a configuration that is not there": (
         ["returns", "--round", "r", "--config", "missing.toml"],
@@ -119,6 +119,27 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
          "--deepspeed", "no.json", "--force"],
         2,
         "--deepspeed no.json: no such file. Check the path.",
+    ),
+    "a tracker misspelt": (
+        ["ppo", "--prompts", "prompts", "--q", "q", "--policy", "policy", "--out", "o",
+         "--set", "ppo.report_to=wandbb", "--force"],
+        2,
+        "ppo: report_to: 'wandbb' is no tracker. Known to transformers: ",
+    ),
+    "heads that do not divide the width": (
+        ["init", "--trajectories", "t", "--out", "o", "--set", "init.num_heads=3"],
+        2,
+        "--set: init: hidden_size = 128 must be a multiple of 2 × num_heads = 6, as 126 or 132: ",
+    ),
+    "heads of an odd width": (
+        ["init", "--trajectories", "t", "--out", "o", "--set", "init.hidden_size=60"],
+        2,
+        "--set: init: hidden_size = 60 must be a multiple of 2 × num_heads = 8, as 56 or 64: ",
+    ),
+    "a width too small for its heads": (
+        ["init", "--trajectories", "t", "--out", "o", "--set", "init.hidden_size=7"],
+        2,
+        "--set: init: hidden_size = 7 must be a multiple of 2 × num_heads = 8, as 8: ",
     ),
     "nothing to look at": (["inspect", "nope"], 4, "nope: not found. Check the path."),
     "no run": (["status", "empty"], 4, "empty: holds no round. Name a run, as runs/shop, or"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -58,6 +58,11 @@ def _duration(text: str) -> str:
     return text
 
 
+def _written_out(value: object) -> object:
+    """TOML has moments of its own, without quotes."""
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, date) else value
+
+
 def _moment(text: str) -> str:
     try:
         moment = datetime.fromisoformat(text)
@@ -79,5 +84,5 @@ def _pattern(text: str) -> str:
 
 
 Duration = Annotated[str, AfterValidator(_duration)]
-Moment = Annotated[str, AfterValidator(_moment)]
+Moment = Annotated[str, BeforeValidator(_written_out), AfterValidator(_moment)]
 Pattern = Annotated[str, AfterValidator(_pattern)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from iterppo.config.base import (
     Duration,
@@ -111,7 +111,7 @@ class EventMapping(Settings):
         ],
         str,
     ] = {}
-    """Our name = theirs, where they differ: `content = "body"`."""
+    """Our name = theirs, where they differ: `content = "body"`; `time = ""`: the log has none."""
     roles: dict[str, Literal["customer", "business", "ignore"]] = {
         "customer": "customer",
         "user": "customer",
@@ -129,6 +129,14 @@ class EventMapping(Settings):
     """`iso`; `s`, `ms`, `us` or `ns` since 1970; or a pattern as `%d/%m/%Y %H:%M` (strptime)."""
     time_zone: str = "UTC"
     """Zone of times without one, as `Europe/Berlin`."""
+
+    @field_validator("columns")
+    @classmethod
+    def _check_needed(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in ("conversation_id", "role", "content"):
+            if value.get(name) == "":
+                raise ValueError(f"{name} = '' names no column; write what yours is called")
+        return value
 
 
 class IngestConfig(StageConfig):

@@ -47,6 +47,19 @@ class InitConfig(StageConfig):
     prompts, so that the policy heeds them later. Without it personas are not told apart
     (scratch)."""
 
+    @model_validator(mode="after")
+    def _check(self) -> InitConfig:
+        """Each head has a share of the width, and rotary positions turn its numbers in pairs."""
+        step = 2 * self.num_heads
+        if self.model == "scratch" and self.hidden_size % step:
+            below, above = self.hidden_size // step * step, -(-self.hidden_size // step) * step
+            near = f"{below} or {above}" if below else f"{above}"
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} must be a multiple of 2 × num_heads = {step}, "
+                f"as {near}: every head has an even number of its numbers"
+            )
+        return self
+
 
 class PromptsConfig(StageConfig):
     """Trajectories to single-turn prompts."""

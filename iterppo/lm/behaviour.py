@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,20 +23,23 @@ def behind_the_log(
     """How far the policy that is to be improved is from those that made the log.
 
     Monte Carlo returns are those of the policies that made it. `share_other_policies` is the share
-    of the training turns that another policy made, or nobody knows which; `share_personas` that of
-    turns that were made under a persona, which is another policy too; `effective_share` is what is
-    left of all such turns, of which probabilities were logged, once each is weighted by
+    of the training turns that another policy made; `share_unknown_policies` that of turns of which
+    the log does not say who made them; `share_personas` that of turns that were made under a
+    persona, which is another policy too; `effective_share` is what is left of all such turns, of
+    which probabilities were logged, once each is weighted by
     π(a|s) / b(a|s): (Σ ρ)² / (n Σ ρ²). π is the plain policy, b(a|s) what was logged, under the
     persona. A persona is drawn before anything is said, so within its conversations the weights are
     right as they are, whatever its probability.
     """
     train = [c for c in conversations if c.split == "train"]
     rows = [turn.row for c in train for turns in c.turns for turn in turns]
-    other = [row for row in rows if row["policy_version"] != policy.settings.version]
+    versions = [row["policy_version"] for row in rows]
+    others = (version not in (None, policy.settings.version) for version in versions)
     found: dict[str, Any] = {
         "policy_version": policy.settings.version,
-        "share_other_policies": len(other) / len(rows) if rows else 0.0,
-        "share_personas": sum(_has_persona(row) for row in rows) / len(rows) if rows else 0.0,
+        "share_other_policies": _share(others, len(rows)),
+        "share_unknown_policies": _share((version is None for version in versions), len(rows)),
+        "share_personas": _share(map(_has_persona, rows), len(rows)),
     }
     found["evaluates"] = (
         "the plain policy"
@@ -67,12 +70,30 @@ def behind_the_log(
         ratio = ratio[np.isfinite(ratio)]
         if len(ratio):
             found["effective_share"] = float(ratio.sum() ** 2 / (len(ratio) * (ratio**2).sum()))
-    if not config.reads_actions and found["share_other_policies"] > 0:
+    if not config.reads_actions:
+        found |= _advice(found)
+    return found
+
+
+def _advice(shares: Mapping[str, Any]) -> dict[str, str]:
+    """What to do where the returns are not known to be those of the policy to improve."""
+    cure = "`iterppo actions` and fit-q.method fqe or lstdq evaluate the policy itself."
+    found = {}
+    if shares["share_other_policies"] > 0:
         found["advice"] = (
             "part of the log was made by other policies than the one to improve: these returns are "
-            "theirs. `iterppo actions` and fit-q.method fqe or lstdq evaluate the policy itself."
+            f"theirs. {cure}"
+        )
+    if shares["share_unknown_policies"] > 0:
+        found["advice_unknown"] = (
+            "the log does not say which policy made them, so nobody knows whose returns these are. "
+            f"Write `policy_version` into the log. {cure}"
         )
     return found
+
+
+def _share(flags: Iterable[bool], num: int) -> float:
+    return sum(flags) / num if num else 0.0
 
 
 def _has_persona(row: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@ log."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,7 @@ def first_policy(trajectories: Artifact, config: InitConfig) -> FirstPolicy | No
         "loss_first": losses[0],
         "loss_last": losses[-1],
         "steps": len(losses),
+        "uniform_loss": math.log(len(tokenizer)),
     }
     for split, all_of_split in examples.items():
         # The two are compared, that is all.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel
 
+from iterppo.errors import DivergenceError
 from iterppo.lm.policy import Policy
 from iterppo.lm.rendering import Message
 from iterppo.lm.roomy_cache import roomy_cache
@@ -133,6 +134,9 @@ def draw_tokens(
         uniform_BT: Uniform numbers in [0, 1), one for each token; None: fresh ones.
         beside: Called after every forward, for another number (b,) of each row in it, read at its
             last position.
+
+    Raises:
+        DivergenceError: If the model's probabilities are not numbers.
     """
     B, T = len(ids_BS), max_new_tokens
     device = ids_BS.device
@@ -168,6 +172,11 @@ def draw_tokens(
         logprob_bV, beside_b = step.write(token_b1)
         if t + 1 == T and beside_BT1 is not None and beside_b is not None:
             beside_BT1[row_b[going_b], T] = beside_b[going_b]
+    if logprob_BT.isnan().any():
+        raise DivergenceError(
+            "the policy's probabilities are not numbers, so nothing can be sampled from it. Its "
+            "training diverged: make it again with a lower learning rate."
+        )
     ended_BT = token_BT == eos_id
     length_B = torch.where(ended_BT.any(1), ended_BT.int().argmax(1) + 1, T).tolist()
     tokens = [row[:length] for row, length in zip(token_BT.tolist(), length_B, strict=True)]

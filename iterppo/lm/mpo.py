@@ -16,6 +16,7 @@ completion tokens.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from peft import get_peft_model
 from transformers import PreTrainedModel
 
 from iterppo.config import PPOConfig
+from iterppo.errors import DivergenceError
 from iterppo.lm.completion_scoring import score_completions
 from iterppo.lm.generation import left_pad, sample, seed_sampling
 from iterppo.lm.policy import Policy
@@ -241,6 +243,8 @@ class MPOTrainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 if chosen:
                     loss, entropy = self._gradient(chosen)
+                    if not math.isfinite(loss):
+                        raise DivergenceError(f"the loss of update {update + 1} is {loss}.")
                     losses.append(loss)
                     entropies.append(entropy)
                 torch.nn.utils.clip_grad_norm_(self.trained, self.config.max_gradient_norm)

@@ -26,6 +26,7 @@ from transformers import PrinterCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from iterppo.config import PPOConfig
+from iterppo.errors import DivergenceError
 from iterppo.lm import critic_warmup
 from iterppo.lm.completion_trainer import CompletionTrainer
 from iterppo.lm.critic import BACKBONE, HEAD, Critic, Valued
@@ -451,6 +452,8 @@ class PPOTrainer(CompletionTrainer):
     ) -> None:
         own = ((new_BT - old_BT).abs() * mask_BT).max()
         difference = self.accelerator.gather(own.reshape(1)).max().item()
+        if new_BT.isnan().any():
+            raise DivergenceError("the policy's probabilities are not numbers.")
         self.largest_first_log_ratio = max(self.largest_first_log_ratio, difference)
         tolerance = RATIO_TOLERANCE_BF16 if self.config.bf16 else RATIO_TOLERANCE
         if not difference <= tolerance:

@@ -147,8 +147,8 @@ def _lift(q: QFunction, conversations: Sequence[Conversation], config: FitQConfi
         number += sum(len(segment.ends) for segment in c.segments)
     if not chosen:
         raise ValueError(
-            "no training conversation is over, so that nothing tells what follows; "
-            "--set fit-q.compared_turns=0 does without"
+            "of no training conversation it is known how it went on to its end, so that nothing "
+            "tells what follows; --set fit-q.compared_turns=0 does without"
         )
     width, members = q.backbone.config.hidden_size, q.settings.members
     q.heads = Heads(width, members, reads_history=True)
@@ -292,7 +292,9 @@ def _add(
 
 @torch.no_grad()
 def _lifted(q: QFunction, read: Sequence[Features]) -> list[Features]:
-    """What is linear in Q's heads, of each segment."""
+    """What is linear in Q's heads, of each segment; of none where no turn fits the context."""
+    if not read:
+        return []
     together = Features(*(torch.cat(each).to(q.model.device) for each in zip(*read, strict=True)))
     ends = [len(features.action_ND) for features in read]
     both = (each.cpu().split(ends) for each in q.heads.lifted(together))

@@ -138,6 +138,37 @@ def conversations_of(
         )
 
 
+def refuse_nothing_known(conversations: Sequence[Conversation], *, max_tokens: int) -> None:
+    """Whatever the method: Q is fitted on, and compared with, returns that the log shows.
+
+    Args:
+        conversations: To fit on.
+        max_tokens: Q's context, in which their turns had to fit.
+
+    Raises:
+        ValueError: If none of their turns has an action, fits and has a known return. It says which
+            of these is to blame.
+    """
+    turns = [turn for c in conversations for each in c.turns for turn in each]
+    too_long = sum(c.num_too_long for c in conversations)
+    longer = f"longer than fit-q.max_tokens = {max_tokens}"
+    if any(turn.return_ is not None and turn.weight > 0 for turn in turns):
+        return
+    if not turns and too_long:
+        raise ValueError(f"all {too_long} training turns with an action are {longer}. Raise it")
+    if not turns:
+        raise ValueError(
+            f"none of the {len(conversations)} training conversations has a turn with an action. "
+            "Ingest more, or look at their suggestions"
+        )
+    left_out = f" ({too_long} more turns are {longer})" if too_long else ""
+    raise ValueError(
+        f"no training conversation has a known return: the {len(turns)} turns with an action are "
+        f"of conversations that were open, or too recent, when the log was cut{left_out}. Look at "
+        "ingest.outcomes, ingest.cutoff and ingest.idle, or wait until some have ended"
+    )
+
+
 def next_values(
     q: QFunction,
     conversations: Sequence[Conversation],

@@ -19,13 +19,16 @@ def uniforms_of_update(num_rows: int, num_tokens: int, *, update: int, seed: int
 
 
 def choose(logprob_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
-    """The token (B, 1) in whose share of [0, 1) the number lies; never one of probability 0."""
+    """The token (B, 1) in whose share of [0, 1) the number lies; never one of probability 0.
+
+    Where probabilities are not numbers, nor is any token the right one: it is the last."""
     cumulative_BV = logprob_BV.exp().double().cumsum(dim=-1)
     total_B1 = cumulative_BV[:, -1:]
     # Rounding may put the product at the very end, which lies in nobody's share.
     below_B1 = torch.nextafter(total_B1, torch.zeros_like(total_B1))
     place_B1 = torch.minimum(uniform_B1.double() * total_B1, below_B1)
-    return torch.searchsorted(cumulative_BV, place_B1, right=True)
+    token_B1 = torch.searchsorted(cumulative_BV, place_B1, right=True)
+    return token_B1.clamp(max=logprob_BV.shape[-1] - 1)
 
 
 class ChooseByUniforms(LogitsProcessor):

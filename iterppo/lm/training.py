@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from iterppo.errors import DivergenceError
 from iterppo.lm.checkpoint import Checkpoint, Companion, Saved
 from iterppo.lm.sharding import restore_optimiser, restore_parameters, whole_training_state
 from iterppo.lm.steps import MakeSteps, WholeSteps
@@ -89,6 +90,9 @@ def minimise(
         checkpoint: Where to save, and to go on from if something of this name was saved there.
         companion: What is saved and restored along.
         divide: Divides parameters and optimiser among the processes; None: each has all.
+
+    Raises:
+        DivergenceError: If the loss, or in the end a weight, is not a finite number.
     """
     per_epoch = len(token_batches(lengths, tokens_per_batch=tokens_per_batch, seed=seed))
     num_steps = max(1, min(max_steps, round(epochs * per_epoch)))
@@ -126,6 +130,15 @@ def minimise(
             companion.restore(saved)
         for _ in losses:
             next(batches)
+
+    def diverged(how: str) -> DivergenceError:
+        """The same command would go on from the checkpoint to the same end, so it goes."""
+        if checkpoint is not None and team().leads:
+            checkpoint.remove()
+        return DivergenceError(
+            f"{what}: the training diverged: {how}. Lower its learning rate, {learning_rate:g}."
+        )
+
     for step in progress(
         range(len(losses), num_steps), what, total=num_steps - len(losses), unit="steps"
     ):
@@ -136,7 +149,7 @@ def minimise(
         loss = loss.detach().clone()
         average([loss])
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"{what}: the loss is {loss.item()} at step {step}")
+            raise diverged(f"the loss is {loss.item()} at step {step + 1} of {num_steps}")
         steps.step()
         losses.append(float(loss))
         if after_epoch is not None and ((step + 1) % per_epoch == 0 or step + 1 == num_steps):
@@ -147,6 +160,8 @@ def minimise(
                 beside = Saved({}, {}) if companion is None else companion.saved()
                 notes = {**beside.notes, "what": what, "losses": losses}
                 checkpoint.save(Saved(tensors | beside.tensors, notes))
+    if not all(torch.isfinite(parameter).all() for parameter in parameters):
+        raise diverged(f"the weights are not finite behind step {num_steps} of {num_steps}")
     return losses
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 from trl import GRPOConfig
 
 from iterppo.config import PPOConfig
@@ -67,7 +72,7 @@ def trainer_arguments(
         dataloader_pin_memory=False,
         logging_steps=config.epochs * config.minibatches,
         save_strategy="no",
-        report_to=[name.strip() for name in config.report_to.split(",") if name.strip()],
+        report_to=_trackers(config),
         use_vllm=config.vllm,
         vllm_mode="colocate",
         disable_tqdm=True,
@@ -124,6 +129,36 @@ def _check_vllm() -> None:
         )
     if not torch.cuda.is_available():
         raise ValueError("vllm = true needs a GPU, and there is none. Set ppo.vllm = false")
+
+
+def _trackers(config: PPOConfig) -> list[str]:
+    return [name.strip() for name in config.report_to.split(",") if name.strip()]
+
+
+def check_trackers(config: PPOConfig) -> None:
+    """To be called before anything is loaded: transformers notices when the training begins.
+
+    Raises:
+        ValueError: If a tracker of `report_to` is not one of transformers', or cannot be had here.
+    """
+    for name in set(_trackers(config)) - {"all", "none", *get_available_reporting_integrations()}:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ValueError(f"report_to: {name!r} is no tracker. Known to transformers: {known}")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise ValueError(
+                f"report_to: {name} cannot be had: {_lacking(str(error))}, or leave it away"
+            ) from None
+
+
+def _lacking(said: str) -> str:
+    """What transformers says of a tracker's library, with the command that mends it."""
+    named = re.search(r"pip install ([\w-]+)", said) or re.search(r"requires ([\w-]+) to be", said)
+    if named is None:
+        return said.strip().rstrip(".")
+    return f"{named[1]} is not installed. Run: pip install {named[1]}"
 
 
 class Report(TrainerCallback):

@@ -2,7 +2,8 @@
 
 At the moment `cutoff` a conversation is open whose last message is younger than `idle`, unless it
 has its outcome already; so is one that the log marks as unfinished. An older one was given up: its
-outcome is 0. What a log holds of the time after the cutoff is cut, as if it had been written then.
+outcome is 0. What a log holds of the time after the cutoff is cut, as if it had been written then:
+of a conversation that went on, nobody knew yet how it would end.
 """
 
 from __future__ import annotations
@@ -31,8 +32,28 @@ class Clock:
     tell whether it does, a silence does not either."""
 
     def before_cutoff(self, messages: list[LogMessage]) -> list[LogMessage]:
-        """The messages that were written by then; those without a time stay."""
-        return [m for m in messages if m.time is None or utc(m.time) <= self.cutoff]
+        """The messages that were written by then; one without a time goes with the one before."""
+        written = []
+        is_later = False
+        for message in messages:
+            if message.time is not None:
+                is_later = utc(message.time) > self.cutoff
+            if not is_later:
+                written.append(message)
+        return written
+
+    def cut(self, conversation: LogConversation) -> int:
+        """Cut what was written later, in place, and say how many messages that were.
+
+        What the log says of the whole conversation, it says of all its messages. Where some are
+        cut it goes too: a success that came with them would be taken, a failure found open.
+        """
+        num_messages = len(conversation.messages)
+        conversation.messages = self.before_cutoff(conversation.messages)
+        num_cut = num_messages - len(conversation.messages)
+        if num_cut:
+            conversation.outcome = conversation.unfinished = None
+        return num_cut
 
     def is_open(self, messages: list[LogMessage]) -> bool | None:
         """Whether more was to be expected at the cutoff; None where no message has a time."""

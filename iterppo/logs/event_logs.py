@@ -151,8 +151,9 @@ def event_of(row: Mapping[str, Any], mapping: EventMapping) -> Event | None:
     """The message of a row; None where its role is ignored.
 
     A column that the mapping names is there, be it left out of a row of JSON, as exporters do with
-    nulls. No column of times is a mistake, unless the mapping says that there is none: rows in any
-    order would be taken in this one. What a customer's row says of suggestions is passed over.
+    nulls; one that it calls "" is not. No column of times is a mistake, unless the mapping says
+    that there is none: rows in any order would be taken in this one. What a customer's row says of
+    suggestions is passed over.
 
     Raises:
         DataError: With the column and the reason.
@@ -165,6 +166,8 @@ def event_of(row: Mapping[str, Any], mapping: EventMapping) -> Event | None:
     fields: dict[str, Any] = {"role": role}
     for name, read in _READERS.items():
         column = columns.get(name, name)
+        if not column:
+            continue
         if name == "time" and name not in columns:
             column = next((own for own in TIMES if own in row), column)
         try:
@@ -340,6 +343,8 @@ def load_mapping(path: Path) -> dict[str, Any]:
 
 def _first_error(error: ValidationError, content: Mapping[str, Any]) -> str:
     first = error.errors()[0]
+    if first["type"] == "value_error":  # in our own words, the value among them
+        return f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}."
     key = [str(part) for part in first["loc"] if part != "[key]"]
     known: list[str] = []
     if first["type"] == "extra_forbidden":

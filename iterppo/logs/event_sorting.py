@@ -53,8 +53,9 @@ _ROWS_PER_BATCH = 512
 _NUM_HASHES = 2**32
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NUMBERED = re.compile(r"\D*(\d{1,18})", re.ASCII)
-_ORDER = ("hash", "conversation_id", "time", "number", "source", "line")
+_NUMBERED = re.compile(r"\D*(\d+)", re.ASCII)
+_ORDER = ("hash", "conversation_id", "time", "num_digits", "digits", "source", "line")
+"""Of two numbers the one with more digits is larger, whatever their size."""
 
 
 class Rejected(NamedTuple):
@@ -113,12 +114,14 @@ class EventSpill:
         place = self._put_aside(content) if is_long else None
         key = event.conversation_id
         number = _NUMBERED.fullmatch(event.message_id) if event.message_id else None
+        digits = number[1].lstrip("0") if number else None
         self._pending.append(
             (
                 zlib.crc32(key.encode()),
                 key,
                 (event.time - _EPOCH) // timedelta(microseconds=1) if event.time else None,
-                int(number[1]) if number else None,
+                None if digits is None else len(digits),
+                digits,
                 source_index,
                 line,
                 None if is_long else content,
@@ -321,7 +324,8 @@ def _schema() -> pa.Schema:
             "hash": pa.int64(),
             "conversation_id": pa.string(),
             "time": pa.int64(),
-            "number": pa.int64(),
+            "num_digits": pa.int64(),
+            "digits": pa.string(),
             "source": pa.int64(),
             "line": pa.int64(),
             "content": pa.binary(),

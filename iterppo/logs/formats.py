@@ -26,6 +26,7 @@ from iterppo.config import EventMapping, IngestConfig
 from iterppo.errors import DataError
 from iterppo.logs.event_logs import TIMES, json_object, layout_of_events, required_columns
 from iterppo.logs.records import LogConversation, check_record, parse_line
+from iterppo.logs.refusals import refuse_whole
 from iterppo.logs.sources import Lines, LogFile, Piece
 from iterppo.logs.tables import ParquetRows, open_parquet
 from iterppo.logs.times import read_time, shorten
@@ -43,8 +44,9 @@ def recognise(file: LogFile, config: IngestConfig) -> Format:
     Where none does it is `conversations`, whose reader says of every line what is wrong.
 
     Raises:
-        DataError: If the file cannot be read.
+        DataError: If the file cannot be read, or is refused as a whole (`logs.refusals`).
     """
+    refuse_whole(file)
     if config.format != "auto":
         return config.format
     layout = layout_of_events(file, config.mapping)

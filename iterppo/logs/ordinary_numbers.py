@@ -25,7 +25,9 @@ _CODES = (
 
 _CURRENCY = rf"(?:[{_SYMBOLS}]|(?i:{_CODES})(?!\w))"
 _UNIT = r"(?:[%°]|(?i:m[²³23]|sq\.? ?(?:m|ft)|sqm|qm|km|kg|kwh)(?!\w))"
-_THOUSANDS = r"(?!0\d)\d{1,3}(?:(?: \d{3})+|(?:[.,']\d{3})+)(?:[.,]\d{1,2})?(?![ .,']?\d)"
+# No amount has more groups. Without a bound a row of numbers is read to its end from each of them.
+_BLANK_GROUPS, _JOINED_GROUPS = r"(?: \d{3}){1,5}", r"(?:[.,']\d{3}){1,5}"
+_THOUSANDS = rf"(?!0\d)\d{{1,3}}(?:{_BLANK_GROUPS}|{_JOINED_GROUPS})(?:[.,]\d{{1,2}})?(?![ .,']?\d)"
 _SMALL = r"\d{1,9}(?:[.,]\d{1,2})?(?![.,]?\d)"
 # A currency before a further number belongs to that: `0171 1234567 € 50`.
 _WITH_UNIT = rf"(?:{_THOUSANDS}|{_SMALL})[ \0]?(?:{_CURRENCY}(?![ \0]?\d)|{_UNIT})"
@@ -47,7 +49,7 @@ ORDINARY = re.compile(
             r"(?!0\d)\d{1,3}(?:\.\d{1,3}){3,}(?!\d)",  # versions, IP addresses
             # Decimals and thousands, but not 555.123-4567.
             r"(?!0\d|\d{3}\.\d{3}[ .-]\d{4}(?!\d))"
-            r"(?:\d{1,3}(?:[.,']\d{3})+(?:[.,]\d{1,2})?|\d{1,3}\.\d+|\d{1,9}[.,]\d\d)"
+            rf"(?:\d{{1,3}}{_JOINED_GROUPS}(?:[.,]\d{{1,2}})?|\d{{1,3}}\.\d+|\d{{1,9}}[.,]\d\d)"
             r"(?![.,']?\d)",
         ]
     )

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from iterppo.errors import DataError
 from iterppo.logs.censoring import utc
+from iterppo.logs.refusals import refuse_encoding
 from iterppo.logs.sources import Lines, LogFile, Piece
 from iterppo.logs.times import read_time, shorten
 
@@ -124,6 +125,7 @@ class _Reader:
             return self._parquet()
         with self._text() as stream:
             head = stream.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf")
+        refuse_encoding(self.file, head)
         if head.lstrip().startswith(b"["):
             raise DataError(f"{self.file.name}: is a JSON array. Write one event a line.")
         if not head.strip():

@@ -24,16 +24,21 @@ messages are: they would turn some open conversations into successes, and leave 
 them censored. Even so a success is known earlier than a failure; the weights of `returns` see to
 that. Without a window (joined on conversations) `idle` must itself be as long as events take to
 come.
+
+An event that no conversation gets is no error, since a file of purchases may hold those of other
+customers too. But where the ids do not fit it would be a loss that nobody sees, so `count_events`
+says of every event what became of it.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from iterppo.config import ByEvents, parse_duration
 from iterppo.errors import DataError, UsageError
@@ -57,6 +62,19 @@ if TYPE_CHECKING:
 _MICROSECOND = timedelta(microseconds=1)
 
 
+class Dropped(NamedTuple):
+    """How many events were read, and are not in the table."""
+
+    after_cutoff: int = 0
+    unknown: int = 0
+    """Those of a customer who has no conversation with times."""
+    outside_windows: int = 0
+    """Those of a customer who has conversations, but none that an event of this time counts for."""
+
+
+_NONE_DROPPED = Dropped()
+
+
 @dataclass(frozen=True, eq=False)
 class EventTable:
     """Events by the hash of an id: 16 bytes each, three times that while they are sorted."""
@@ -66,8 +84,7 @@ class EventTable:
     """Hashes of the ids, ascending; uint64."""
     times: Array
     """Microseconds since 1970, ascending within a key, `NO_TIME` last; int64."""
-    num_after_cutoff: int = 0
-    """Events that were dropped."""
+    dropped: Dropped = _NONE_DROPPED
     folder: Path | None = None
     """Where `shared` put the arrays."""
 
@@ -76,8 +93,8 @@ class EventTable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.folder is not None:
-            return _mapped, (self.join, self.folder, self.num_after_cutoff)
-        return EventTable, (self.join, self.keys, self.times, self.num_after_cutoff)
+            return _mapped, (self.join, self.folder, self.dropped)
+        return EventTable, (self.join, self.keys, self.times, self.dropped)
 
     def shared(self, folder: Path) -> EventTable:
         """The same table in files, which processes map into their memory: pickled it is the path,
@@ -87,7 +104,7 @@ class EventTable:
         folder.mkdir(parents=True)
         for name, values in (("keys", self.keys), ("times", self.times)):
             np.save(folder / f"{name}.npy", values)
-        return _mapped(self.join, folder, self.num_after_cutoff)
+        return _mapped(self.join, folder, self.dropped)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -104,12 +121,12 @@ class EventTable:
 
 
 def _mapped(
-    join: Literal["conversation_id", "customer_id"], folder: Path, num_after_cutoff: int
+    join: Literal["conversation_id", "customer_id"], folder: Path, dropped: Dropped
 ) -> EventTable:
     import numpy as np
 
     keys, times = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("keys", "times"))
-    return EventTable(join, keys, times, num_after_cutoff, folder)
+    return EventTable(join, keys, times, dropped, folder)
 
 
 def event_files(config: ByEvents) -> list[LogFile]:
@@ -158,21 +175,20 @@ def load_events(config: ByEvents, *, cutoff: datetime | None) -> EventTable:
         raise DataError(f"{config.file}: holds no event, and an outcome is made of them.")
     if not keys:
         raise DataError(f"{config.file}: none of its {total} events lies before the cutoff.")
-    return _table(config.join, keys, times, num_after_cutoff=total - len(keys))
+    return _table(config.join, keys, times, Dropped(after_cutoff=total - len(keys)))
 
 
 def _table(
     join: Literal["conversation_id", "customer_id"],
     keys: array[int],
     times: array[int],
-    *,
-    num_after_cutoff: int,
+    dropped: Dropped,
 ) -> EventTable:
     import numpy as np
 
     keys_E, times_E = np.asarray(keys), np.asarray(times)
     order = np.lexsort((times_E, keys_E))
-    return EventTable(join, keys_E[order], times_E[order], num_after_cutoff)
+    return EventTable(join, keys_E[order], times_E[order], dropped)
 
 
 # --- who gets a customer's event -----------------------------------------------------------------
@@ -243,15 +259,20 @@ def attribute(events: EventTable, spans: ConversationSpans, *, window: timedelta
     """Events by conversation, from events by customer: each goes to one conversation or none."""
     assert events.join == "customer_id"
     keys, times = array("Q"), array("q")
+    num_known = 0
     if len(spans):
         after = window // _MICROSECOND
         for customer, members in spans.by_customer():
             key = events.keys.dtype.type(customer)
             start, end = (int(events.keys.searchsorted(key, side)) for side in ("left", "right"))
+            num_known += end - start
             for identity, time in _last_touch(events.times[start:end].tolist(), members, after):
                 keys.append(hash_of(identity.decode()))
                 times.append(time)
-    return _table("conversation_id", keys, times, num_after_cutoff=events.num_after_cutoff)
+    dropped = events.dropped._replace(
+        unknown=len(events) - num_known, outside_windows=num_known - len(keys)
+    )
+    return _table("conversation_id", keys, times, dropped)
 
 
 def _last_touch(times: list[int], spans: list[_Span], after: int) -> Iterator[tuple[bytes, int]]:
@@ -268,6 +289,36 @@ def _last_touch(times: list[int], spans: list[_Span], after: int) -> Iterator[tu
             open_spans.pop()
         if open_spans:
             yield open_spans[-1][2], time
+
+
+# --- what became of the events -------------------------------------------------------------------
+
+
+def count_events(tables: Sequence[EventTable], identities: Iterable[Array]) -> Counter[str]:
+    """How many events were read, and what became of them; all others together are as many.
+
+    Args:
+        tables: Joined on conversations, or attributed to them.
+        identities: Hashes of the ids of the conversations that were taken. One that is there
+            several times counts once.
+    """
+    import numpy as np
+
+    # +1 where the events of an id begin, -1 behind them: one look at the ids, none at the events.
+    bounds = [np.zeros(len(table) + 1, dtype=np.int64) for table in tables]
+    for ids in identities:
+        for table, bound_E in zip(tables, bounds, strict=True):
+            np.add.at(bound_E, table.keys.searchsorted(ids, "left"), 1)
+            np.add.at(bound_E, table.keys.searchsorted(ids, "right"), -1)
+    counts: Counter[str] = Counter()
+    for table, bound_E in zip(tables, bounds, strict=True):
+        num_joined, dropped = int(np.sum(np.cumsum(bound_E) > 0)), table.dropped
+        counts["outcome_events"] += len(table) + sum(dropped)
+        counts["outcome_events_joined"] += num_joined
+        counts["outcome_events_unknown"] += len(table) - num_joined + dropped.unknown
+        counts["outcome_events_outside_windows"] += dropped.outside_windows
+        counts["outcome_events_after_cutoff"] += dropped.after_cutoff
+    return counts
 
 
 # --- the label -----------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ class Reader:
                 if not read_times(conversation):
                     continue
                 if clock:
-                    conversation.messages = clock.before_cutoff(conversation.messages)
+                    clock.cut(conversation)
                 spans.add(conversation)
         return spans
 

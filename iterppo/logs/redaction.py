@@ -26,6 +26,7 @@ from iterppo.logs.ordinary_numbers import UUID
 from iterppo.logs.personal_data import MASKED, Span, find_cards, find_emails, plain_view
 from iterppo.logs.phone_numbers import find_phones
 from iterppo.logs.records import LogConversation
+from iterppo.logs.times import CUT_VALUE
 
 _FINDERS: dict[str, Callable[[str], Iterable[Span]]] = {
     "EMAIL": find_emails,
@@ -87,10 +88,10 @@ class Redactor:
         return self._mask(text, _hashed)
 
     def conversation(self, conversation: LogConversation) -> None:
-        """Mask a conversation in place: contents, suggestions, ids, and all values in `meta`.
+        """Mask a conversation in place: contents, suggestions, ids, and what is in `meta`.
 
-        The keys of `meta` stay, and so do policy versions and personas, which are the team's own
-        names for its own things.
+        The names of facts, which are the first keys of `meta`, stay, and so do policy versions and
+        personas: they are the team's own names for its own things.
         """
         mask = self.text
         for message in conversation.messages:
@@ -116,10 +117,16 @@ class Redactor:
             text = line.decode()
         except UnicodeDecodeError:
             text = "\0"
-        return f"[NOT UTF-8: {len(line)} bytes]" if "\0" in text else self.reason(text)
+        return f"[NOT UTF-8: {len(line)} bytes]" if "\0" in text else self._escaped(text)
 
     def reason(self, text: str) -> str:
-        """A reason for a reject, masked: it quotes values, escaped as JSON and Python do it."""
+        """A reason for a reject, masked: it quotes values, escaped as JSON and Python do it.
+
+        Of a value that was cut nothing is shown: half an address is not seen for what it is.
+        """
+        return self._escaped(CUT_VALUE.sub("'…'", text))
+
+    def _escaped(self, text: str) -> str:
         if "\\" not in text:
             return self.text(text)
         return self.text(_JSON_ESCAPE.sub(_character, text))
@@ -137,11 +144,16 @@ class Redactor:
         return text
 
     def _values(self, meta: Any) -> Any:
-        """JSON with every value masked; without recursion, since nobody limits its depth."""
+        """JSON with every value masked, and every key but the first ones, as an id is: two stay
+        two. Without recursion, since nobody limits its depth."""
         whole = [meta]
         waiting: list[Any] = [whole]
         while waiting:
             container = waiting.pop()
+            if isinstance(container, dict) and container is not meta:
+                masked = {self.identifier(key): value for key, value in container.items()}
+                container.clear()
+                container.update(masked)
             items = container.items() if isinstance(container, dict) else enumerate(container)
             for key, value in items:
                 if isinstance(value, str):
@@ -154,7 +166,7 @@ class Redactor:
 
     def _number(self, value: int | float) -> int | float | str:
         """A phone or card number that a program took for a number, masked."""
-        if not 10**9 <= value < 10**19 or value != int(value):
+        if not 10**6 <= value < 10**19 or value != int(value):
             return value
         digits = str(int(value))
         masked = self.text(digits)

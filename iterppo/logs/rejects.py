@@ -146,19 +146,33 @@ def rejected_tables(
 
 
 def kind_of_reason(reason: str) -> str:
-    """A reason without what differs from line to line, so that it can be counted.
+    """A reason without what differs from line to line, so that it can be counted: places, values
+    and lengths. The numbers that say what is right stay.
 
     >>> kind_of_reason("messages.12.role: Input should be 'customer' or 'business'")
     "messages.N.role: Input should be 'customer' or 'business'"
     >>> kind_of_reason("conversation_id: 'c-17' was there before")
     "conversation_id: '…' was there before"
+    >>> kind_of_reason("outcome: 7 is neither 0 nor 1, neither true nor false")
+    'outcome: N is neither 0 nor 1, neither true nor false'
+    >>> kind_of_reason("sent_at: '17.5.' is no time in ISO 8601")
+    "sent_at: '…' is no time in ISO 8601"
     """
     if reason.startswith("not JSON"):
         return "not JSON"
-    # Of roles there are few, and which one it is tells what to do.
-    value = r"(['\"]).*\1(?= (?:is (?!no role)|does |was |has ))|(?<=isoformat string: ).*"
-    reason = re.sub(value, "'…'", reason, flags=re.DOTALL)
-    return re.sub(r"(?<![\w-])\d+(?:\.\d+)?(?![\w-])", "N", reason)
+    return _NUMBER.sub("N", _QUOTED.sub("'…'", reason))
+
+
+# Of roles there are few, and which one it is tells what to do.
+_SAID_OF_A_VALUE = r"(?= (?:is (?!no role)|does |was |has ))"
+_QUOTED = re.compile(
+    rf"(['\"]).*(?:\1|…){_SAID_OF_A_VALUE}|(?<=isoformat string: ).*", flags=re.DOTALL
+)
+_NUMBER = re.compile(
+    r"(?<=[a-z_]\.)\d+(?![\w-])"  # the place of a message
+    r"|(?<=\bat )\d+|(?<=\bbyte )\d+|(?<=\bposition )\d+|(?<=\bhas )\d+"
+    rf"|(?<![\w.-])[+-]?\d[\d.]*(?:[eE][+-]?\d+)?{_SAID_OF_A_VALUE}"
+)
 
 
 def redactor_of(config: IngestConfig) -> Redactor | None:

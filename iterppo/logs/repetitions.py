@@ -86,6 +86,13 @@ def _shared_out(identities: Sequence[Path], *, shares: int) -> Iterator[list[Pat
         yield files
 
 
+def taken_ids(file: Path) -> np.ndarray[Any, Any]:
+    """Hashes of the ids of a task's conversations, copies among them, but for those that were
+    rejected for themselves."""
+    ids, _ = _read(file)
+    return ids[ids != 0]
+
+
 def _read(file: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Hashes of ids, hashes of contents."""
     import numpy as np

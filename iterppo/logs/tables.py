@@ -3,9 +3,9 @@
     file -> (number, raw bytes, {column: value} or what is wrong with the row)
 
 A CSV file has a header, is in UTF-8, and separates by comma, semicolon, tab or bar: by whichever
-the header has its columns. A row has the number of the line that it begins in. One that is broken
-is given up with its first line, and reading goes on with the next: a quotation mark that nobody
-closes costs its own line, not the file behind it.
+the header has most of its columns. A row has the number of the line that it begins in. One that is
+broken is given up with its first line, and reading goes on with the next: a quotation mark that
+nobody closes costs its own line, not the file behind it.
 
 A row of a Parquet file has the number that it stands at, from 1; its raw form is JSON.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
-import io
 import zlib
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -65,7 +64,7 @@ def layout_of(file: LogFile, columns: Collection[str]) -> Layout:
     if first.startswith((b"{", b"[")):
         return "lines"
     line = first.decode("utf-8", "replace")
-    return "csv" if _delimiter(line, columns) else "lines"
+    return "csv" if set(columns) <= set(_names(line, _delimiter(line, columns))) else "lines"
 
 
 # --- CSV -----------------------------------------------------------------------------------------
@@ -100,7 +99,7 @@ class CsvRows:
         if first is None:
             return
         required = [column for column, must in self.columns.items() if must]
-        delimiter = _delimiter(first, required) or ","
+        delimiter = _delimiter(first, required)
         rows = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             header = [name.strip() for name in next(rows)]
@@ -205,29 +204,39 @@ def _in_our_words(error: csv.Error) -> str:
     return text
 
 
-def _delimiter(header: str, columns: Collection[str]) -> str | None:
-    """What separates a header that has these columns."""
-    for delimiter in _DELIMITERS:
-        with contextlib.suppress(csv.Error):
-            names = next(csv.reader(io.StringIO(header), delimiter=delimiter), [])
-            if set(columns) <= {name.strip() for name in names}:
-                return delimiter
-    return None
+def _delimiter(header: str, columns: Collection[str]) -> str:
+    """What separates a header: that under which it has most of these columns, since one of them may
+    be named wrongly; of several such, that under which it has most names."""
+
+    def found(delimiter: str) -> tuple[int, int]:
+        names = _names(header, delimiter)
+        return len(set(columns) & set(names)), len(names)
+
+    return max(_DELIMITERS, key=found)
+
+
+def _names(header: str, delimiter: str) -> list[str]:
+    """The names of a header; none where it cannot be read so."""
+    with contextlib.suppress(csv.Error):
+        return [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    return []
 
 
 def check_columns(file: LogFile, found: Sequence[str], columns: Mapping[str, bool]) -> None:
-    """Refuse a file that lacks a column, or has one twice.
+    """Refuse a file that lacks columns, or has one twice.
 
     Raises:
         DataError: If so.
     """
-    for column, must in columns.items():
-        if must and column not in found:
-            some = ", ".join(found[:20]) + (", …" if len(found) > 20 else "")
-            raise DataError(
-                f"{file.name}: has no column {column!r}; it has {some}. Name its columns in "
-                "ingest.mapping.columns."
-            )
+    if missing := [
+        repr(column) for column, must in columns.items() if must and column not in found
+    ]:
+        some = ", ".join(found[:20]) + (", …" if len(found) > 20 else "")
+        raise DataError(
+            f"{file.name}: has no column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; it "
+            f"has {some}. Name its columns in ingest.mapping.columns."
+        )
+    for column in columns:
         if found.count(column) > 1:
             raise DataError(f"{file.name}: has more than one column {column!r}.")
 
@@ -287,8 +296,9 @@ def _rows_of(batch: pa.RecordBatch) -> list[Any]:
     if schema != batch.schema:
         batch = batch.cast(schema, safe=False)
     try:
-        return list(batch.to_pylist())
-    except (ValueError, OverflowError) as error:  # text that is not UTF-8, the year 50,000
+        return list(batch.to_pylist(maps_as_pydicts="strict"))
+    # Text that is not UTF-8, the year 50,000; a map that has a key twice, or keys of several parts.
+    except (ValueError, OverflowError, KeyError, TypeError) as error:
         if len(batch) == 1:
             return [DataError(f"holds what cannot be read: {error}")]
         return [row for place in range(len(batch)) for row in _rows_of(batch.slice(place, 1))]

@@ -31,6 +31,9 @@ _BYTES_PER_BATCH = 2**19
 _MAX_NAMES = 1_000
 _MAX_FACTS = 10_000
 
+COUNT_OF_FACT = "conversations_with_fact."
+"""What the count of the conversations that have a fact begins with; its name follows."""
+
 
 class Rules:
     """How conversations are taken: a configuration, and what is made of it once."""
@@ -102,16 +105,14 @@ class Taking:
         waiting, time_M = self._with_times()
         rules, table = self.rules, self.table
         conversations = [one.conversation for one in waiting]
-        lengths = [len(conversation.messages) for conversation in conversations]
-        if rules.clock:
-            for conversation in conversations:
-                conversation.messages = rules.clock.before_cutoff(conversation.messages)
+        clock = rules.clock
+        nums_cut = [clock.cut(one) if clock else 0 for one in conversations]
         labels = label_all(conversations, rules.labellers)
         cuts: list[Cut] = []
         num_lines = num_after_cutoff = 0
-        for one, label, length in zip(waiting, labels, lengths, strict=True):
+        for one, label, num_cut in zip(waiting, labels, nums_cut, strict=True):
             conversation = one.conversation
-            censored = is_censored(conversation, label, rules.clock)
+            censored = is_censored(conversation, label, clock)
             if rules.redactor:
                 rules.redactor.conversation(conversation)
             try:
@@ -119,9 +120,10 @@ class Taking:
             except DataError as error:
                 self._reject(one.lines, one.number, str(error))
                 continue
+            table.counts.update(COUNT_OF_FACT + name for name in _given(conversation.meta, rules))
             cuts.append(Cut(conversation, label, censored, one.split, facts))
             num_lines += len(one.lines)
-            num_after_cutoff += length - len(conversation.messages)
+            num_after_cutoff += num_cut
         table.add(*cuts)
         table.counts["lines_taken"] += num_lines
         table.counts["messages_after_cutoff"] += num_after_cutoff
@@ -173,6 +175,13 @@ def clock_of(config: IngestConfig) -> Clock | None:
         max([parse_duration(config.idle), *windows]),
         outcomes_elsewhere=bool(events),
     )
+
+
+def _given(meta: Any, rules: Rules) -> list[str]:
+    """Names of facts that a conversation has."""
+    if not isinstance(meta, dict):
+        return []
+    return [name for name in rules.config.facts if meta.get(name) is not None]
 
 
 def facts_of(meta: Any, names: Sequence[str]) -> str | None:

@@ -110,7 +110,12 @@ def zone_of(name: str) -> tzinfo:
         ) from None
 
 
+_NUM_SHOWN = 59
+CUT_VALUE = re.compile(rf".{{{_NUM_SHOWN}}}…", re.DOTALL)
+"""What `shorten` writes of a long value."""
+
+
 def shorten(value: Any) -> str:
     """A value as it is named in a reason."""
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= _NUM_SHOWN + 1 else f"{text[:_NUM_SHOWN]}…"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from iterppo.contracts.trajectories import ADOPTIONS
+from iterppo.statistics.overlap import FEWEST_CONVERSATIONS
 
 _METHODS = {
     "newcombe": "Newcombe",
@@ -50,10 +51,7 @@ def _arm_line(arm: Mapping[str, Any]) -> str:
     name = ", ".join(arm["policy_versions"]) or "policy unknown"
     if "rate" not in arm:
         return f"{name}: no conversation ended  {arm['trajectories']}"
-    text = (
-        f"{name}: {arm['rate']:.3f} [{arm['rate_low']:.3f}, {arm['rate_high']:.3f}]"
-        f"  of {arm['conversations']}"
-    )
+    text = f"{name}: {_interval(arm, 'rate')}  of {arm['conversations']}"
     if arm["censored"]:
         text += f" ({arm['censored']} open)"
     if "difference" in arm:
@@ -65,7 +63,7 @@ def _arm_line(arm: Mapping[str, Any]) -> str:
 
 
 def _warnings(result: Mapping[str, Any]) -> list[str]:
-    lines = []
+    lines = [line for arm in result["arms"] for line in _too_few(arm)]
     ratio = result["sample_ratio"]
     if ratio is not None and not ratio["holds"]:
         lines.append(
@@ -88,6 +86,17 @@ def _warnings(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _too_few(arm: Mapping[str, Any]) -> list[str]:
+    """One line, or none; an arm of which nothing ended says so itself."""
+    counted = "clusters" if "clusters" in arm else "conversations"
+    if "rate" not in arm or arm[counted] >= FEWEST_CONVERSATIONS:
+        return []
+    return [
+        f"  {arm['trajectories']}: too few {counted} to compare with: {arm[counted]}, and "
+        f"{FEWEST_CONVERSATIONS} are needed. Collect more."
+    ]
+
+
 def _measures(arms: list[dict[str, Any]]) -> list[str]:
     """A table for each measure that any arm has."""
     lines = []
@@ -107,7 +116,8 @@ def _measures(arms: list[dict[str, Any]]) -> list[str]:
     if lines:
         lines.append(
             "(the measures below the success rate: bootstrap intervals, each for itself and for "
-            "one look)"
+            f"one look; [unknown]: fewer than {FEWEST_CONVERSATIONS} conversations, or clusters, "
+            "have it)"
         )
     return lines
 

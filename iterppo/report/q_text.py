@@ -45,10 +45,7 @@ def q_text(folder: Path) -> list[str]:
         low, high = heldout.get(f"{name}_low"), heldout.get(f"{name}_high")
         interval = "" if low is None else f"  [{_number(low)}, {_number(high)}]"
         lines.append(f"    {label:<38} {_number(heldout[name]):>9}{interval}")
-    lines.append(
-        f"  pairs: {heldout['discrimination_pairs']}, matched by "
-        f"{heldout['discrimination_matched_by']}"
-    )
+    lines.append(f"  {pairs_told(heldout)}")
     lines += _curve(heldout.get("calibration_curve") or [])
     lines += _coverage(metrics.get("coverage"))
     behaviour = metrics.get("behaviour") or {}
@@ -56,10 +53,35 @@ def q_text(folder: Path) -> list[str]:
         share = f"{behaviour['share_personas']:.0%}"
         lines.append(f"  {share} of the training turns under a persona: Q is that of")
         lines.append(f"    {behaviour['evaluates']}")
-    if behaviour.get("advice"):
-        share = f"{behaviour['share_other_policies']:.0%}"
-        lines.append(f"  {share} of the training turns: {behaviour['advice']}")
+    lines += [f"  {text}" for text in advice_told(behaviour)]
     return lines
+
+
+def pairs_told(heldout: Mapping[str, Any]) -> str:
+    """How many pairs of actions were compared, and what their two states have in common.
+
+    >>> pairs_told({"discrimination_pairs": 7, "discrimination_matched_by": "state"})
+    '7 pairs of actions, each of one state'
+    """
+    text = f"{heldout['discrimination_pairs']} pairs of actions"
+    matched_by = heldout["discrimination_matched_by"]
+    if matched_by is None:
+        return text
+    if matched_by == "state":
+        return f"{text}, each of one state"
+    return f"{text}, each of two states with the same turn number and last message of the customer"
+
+
+def advice_told(behaviour: Mapping[str, Any]) -> list[str]:
+    """Whose returns these are, where they are not known to be those of the policy to improve."""
+    return [
+        f"{behaviour[share]:.0%} of the training turns: {behaviour[advice]}"
+        for advice, share in (
+            ("advice", "share_other_policies"),
+            ("advice_unknown", "share_unknown_policies"),
+        )
+        if behaviour.get(advice)
+    ]
 
 
 def _curve(bins: list[Mapping[str, Any]]) -> list[str]:

@@ -9,12 +9,14 @@ from typing import Any
 
 from iterppo.artifact import Manifest
 from iterppo.pipeline import BEHAVIOUR, STAGES, Slot, place
+from iterppo.report.ingest_worries import ingest_worry
 
-_FEW_HELDOUT = 20
-"""Conversations; intervals of fewer are too wide to be of use."""
-_MANY_CENSORED = 0.5
 _MANY_CUT = 0.2
 _HIGHEST_WEIGHT = 10.0
+_HARDLY_BELOW = 0.9
+"""Of a uniform choice's loss; who loses more than this share of it has hardly learned to speak."""
+_BEYOND = 0.05
+"""Of the range of returns; Q may lie so far outside it by chance."""
 
 Numbers = Mapping[str, Any]
 
@@ -172,28 +174,24 @@ def _rollout_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
 
 
 def _ingest_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
-    conversations = counts["conversations"]
-    if not counts.get("outcomes"):
+    return ingest_worry(counts)
+
+
+def _init_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    loss, uniform = metrics.get("action_loss_heldout"), metrics.get("uniform_loss")
+    if loss is None or uniform is None or loss <= _HARDLY_BELOW * uniform:
+        return None
+    if loss > uniform:
         return (
-            "no conversation reached the outcome, so Q has nothing to learn. Does "
-            "ingest.outcomes say what the outcome is?"
+            f"of held-out suggestions a uniform choice among the vocabulary would lose "
+            f"{_number(uniform)} nats per token, and the policy loses {_number(loss)}. Lower "
+            "init.learning_rate, or look at the suggestions of the log."
         )
-    if counts["rejects"]:
-        return (
-            f"{counts['rejects']} lines were not taken. Why: iterppo inspect on the rejects "
-            "artifact beside it."
-        )
-    if counts.get("conversations_censored", 0) > _MANY_CENSORED * conversations:
-        return (
-            "most conversations were still open when the log was cut. Wait, or look at "
-            "ingest.cutoff and ingest.idle."
-        )
-    if counts.get("conversations_heldout", 0) < _FEW_HELDOUT:
-        return (
-            f"only {counts.get('conversations_heldout', 0)} held-out conversations: diagnostics of "
-            "Q will be vague. Collect more."
-        )
-    return None
+    return (
+        f"its loss of held-out suggestions is hardly below that of a uniform choice among the "
+        f"vocabulary, {_number(uniform)} nats per token: it has hardly learned to speak. Raise "
+        "init.max_steps, or ingest more conversations."
+    )
 
 
 def _credit_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
@@ -213,6 +211,11 @@ def _credit_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
 def _returns_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
     if not counts.get("turns_with_return"):
         return "no return is known: every conversation was still open. Collect ended ones."
+    if metrics.get("weight_max") == 0:
+        return (
+            f"the {counts['turns_with_return']} turns with a return weigh nothing: at "
+            "ingest.cutoff every conversation was younger than ingest.idle. Look at both."
+        )
     if counts.get("turns_capped"):
         return (
             f"the weight of {counts['turns_capped']} turns was cut at returns.max_weight: long "
@@ -228,10 +231,30 @@ def _returns_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
 
 def _fit_q_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
     verdict = metrics.get("verdict")
+    outside = _out_of_range(metrics, "sampled_q_mean", "the policy's own suggestions")
     if verdict == "usable":
-        return None
+        return outside
     end = " ppo refuses it." if verdict == "noise" else ""
-    return f"Q is {verdict}.{end} {metrics.get('verdict_reason')} All of it: iterppo inspect {path}"
+    beyond = f" {outside}" if outside else ""
+    return (
+        f"Q is {verdict}.{end} {metrics.get('verdict_reason')}{beyond} All of it: "
+        f"iterppo inspect {path}"
+    )
+
+
+def _out_of_range(metrics: Numbers, name: str, whose: str) -> str | None:
+    """A mean of Q that no policy can be worth; None: it may be right, or nobody knows."""
+    q, low, high = (metrics.get(each) for each in (name, "return_min", "return_max"))
+    if q is None or low is None or high is None or low == high:
+        return None
+    beyond = _BEYOND * (high - low)
+    if low - beyond <= q <= high + beyond:
+        return None
+    return (
+        f"Q of {whose} is {_number(q)} on average, and the returns that it was fitted on lie in "
+        f"[{_number(low)}, {_number(high)}]: there it does not know what it says. Try another "
+        "fit-q.method or more fit-q.members, ingest more conversations, and look at the coverage."
+    )
 
 
 def _prompts_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
@@ -249,14 +272,20 @@ def _prompts_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
 
 
 def _ppo_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
+    outside = _out_of_range(metrics, "watched_q_kept", "this policy's suggestions")
+    if outside is None:
+        outside = _out_of_range(metrics, "watched_q_first", "the first policy's suggestions")
+    ended = None
     if metrics.get("kept_update") == 0:
-        return (
+        ended = (
             "no update was better on held-out prompts, so the policy is the one it began with. "
             "Lower ppo.learning_rate, or fit a better Q."
         )
-    if metrics.get("stopped"):
-        return f"it stopped early: {metrics['stopped']}. Curves: {path / 'training_log.parquet'}"
-    return None
+    elif metrics.get("stopped"):
+        ended = f"it stopped early: {metrics['stopped']}. Curves: {path / 'training_log.parquet'}"
+    if outside and ended:
+        return f"{outside} Besides, {ended}"
+    return outside or ended
 
 
 def _evaluate_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None:
@@ -266,6 +295,7 @@ def _evaluate_worry(counts: Numbers, metrics: Numbers, path: Path) -> str | None
 _WORRIES: dict[str, Callable[[Numbers, Numbers, Path], str | None]] = {
     "rollout": _rollout_worry,
     "ingest": _ingest_worry,
+    "init": _init_worry,
     "credit": _credit_worry,
     "returns": _returns_worry,
     "fit-q": _fit_q_worry,
@@ -283,7 +313,7 @@ _FOLLOWING = {
     "init": "returns",
     "credit": "returns --rewards credit",
     "returns": "fit-q",
-    "actions": "fit-q",
+    "actions": "fit-q --set fit-q.method=fqe",
     "fit-q": "ppo",
     "prompts": "ppo",
     "ppo": "export",

@@ -120,7 +120,8 @@ def _alone(arm: Arm) -> dict[str, Any]:
             result["rate_low"], result["rate_high"] = wilson_interval(outcomes, num, level=LEVEL)
         else:
             own = Sample(*(each[ended] for each in _rate_sample(arm)))
-            _, result["rate_low"], result["rate_high"] = ratios(own, level=LEVEL)[0]
+            _, *ends = ratios(own, level=LEVEL)[0]
+            result["rate_low"], result["rate_high"] = map(_known, ends)
     _add(result, "", ratios(_sample(arm), level=LEVEL))
     return result
 
@@ -130,7 +131,12 @@ def _add(result: dict[str, Any], suffix: str, estimates: Sequence[Estimate]) -> 
     for measure, (value, low, high) in zip(MEASURES, estimates, strict=True):
         if math.isfinite(value):
             name = f"{measure}{suffix}"
-            result |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            result |= {name: value, f"{name}_low": _known(low), f"{name}_high": _known(high)}
+
+
+def _known(end: float) -> float | None:
+    """JSON has no NaN."""
+    return end if math.isfinite(end) else None
 
 
 def _units(arm: Arm) -> Array:

@@ -25,6 +25,8 @@ from iterppo.statistics.cluster_difference import MeanDifference, cluster_differ
 from iterppo.statistics.holm import holm
 from iterppo.statistics.resampling import Array
 
+ROUNDING = 1e-12
+"""Of a difference: a standard error below is that of adding numbers, not of suggestions."""
 LEVEL = 0.95
 
 Worse = Literal["more", "less", "either"]
@@ -134,9 +136,10 @@ def _p_value(found: MeanDifference, rule: Rule, *, num_clusters: int) -> float:
 def _one_sided(beyond: float, found: MeanDifference, num_clusters: int) -> float:
     """t test; where nothing varies within a policy, the sign test that conversations still allow:
     all of them moved the same way."""
-    if math.isnan(found.standard_error) or (beyond <= 0 and found.standard_error == 0):
+    varies_not = found.standard_error <= ROUNDING * abs(found.difference)
+    if math.isnan(found.standard_error) or (beyond <= 0 and varies_not):
         return 1.0
-    if found.standard_error == 0:
+    if varies_not:
         return 0.5**num_clusters
     return float(stats.t.sf(beyond / found.standard_error, found.degrees_of_freedom))
 

@@ -252,11 +252,13 @@ def _discrimination(turns: _Turns, resamples: Resamples, *, seed: int) -> dict[s
 def _sampled(sampled: SampledActions | None, *, samples: int, seed: int) -> dict[str, Any]:
     if sampled is None:
         share = by_tokens = slope = (math.nan, math.nan, math.nan)
-        num_states = 0
+        num_states, mean = 0, math.nan
     else:
         q_SK, length_SK = (_floats(each) for each in (sampled.q_SK, sampled.length_SK))
         q_SK = np.where(np.isfinite(q_SK), q_SK, np.nan)
         num_states = len(q_SK)
+        known = q_SK[np.isfinite(q_SK)]
+        mean = _mean(known, np.ones(len(known)))
         ids = (
             sampled.conversation_id_S
             if sampled.conversation_id_S is not None
@@ -267,6 +269,7 @@ def _sampled(sampled: SampledActions | None, *, samples: int, seed: int) -> dict
         by_tokens, slope = length_sensitivity(q_SK, length_SK, resamples)
     return {
         "num_states_sampled": num_states,
+        "sampled_q_mean": mean,
         **_estimate("action_share", *share),
         **_estimate("length_correlation", *by_tokens),
         **_estimate("q_per_10_tokens", *slope),

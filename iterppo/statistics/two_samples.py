@@ -5,16 +5,21 @@
 A mean over conversations is such a ratio (below = 1, or 0 where the value is not known), and so is
 a share of turns.
 
+Where a measure is known of few units no interval is given: resamples of one conversation are all
+alike, and what they say looks certain.
+
 Shapes: N conversations, F measures, S resamples.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from iterppo.statistics.intervals import percentile_interval
+from iterppo.statistics.overlap import FEWEST_CONVERSATIONS
 from iterppo.statistics.resampling import Array, Resamples, ratio
 
 SAMPLES = 1000
@@ -40,7 +45,7 @@ class Estimate(NamedTuple):
 
 def ratios(sample: Sample, *, level: float) -> list[Estimate]:
     """The measures of one arm, (F)."""
-    return _estimates(_whole(sample), _drawn(sample, seed=SEED), level=level)
+    return _estimates(_whole(sample), _drawn(sample, seed=SEED), _enough(sample), level=level)
 
 
 def ratio_differences(sample: Sample, base: Sample, *, level: float) -> list[Estimate]:
@@ -59,14 +64,25 @@ def ratio_differences(sample: Sample, base: Sample, *, level: float) -> list[Est
         one, other = _ratio(sums[:, : 2 * width]), _ratio(sums[:, 2 * width :])
     else:
         one, other = _drawn(sample, seed=SEED), _drawn(base, seed=SEED + 1)
-    return _estimates(_whole(sample) - _whole(base), one - other, level=level)
+    enough_F = _enough(sample) & _enough(base)
+    return _estimates(_whole(sample) - _whole(base), one - other, enough_F, level=level)
 
 
-def _estimates(whole_F: Array, drawn_SF: Array, *, level: float) -> list[Estimate]:
+def _estimates(whole_F: Array, drawn_SF: Array, enough_F: Array, *, level: float) -> list[Estimate]:
     return [
-        Estimate(float(value), *percentile_interval(drawn_S, level=level))
-        for value, drawn_S in zip(whole_F, drawn_SF.T, strict=True)
+        Estimate(
+            float(value),
+            *(percentile_interval(drawn_S, level=level) if enough else (math.nan, math.nan)),
+        )
+        for value, drawn_S, enough in zip(whole_F, drawn_SF.T, enough_F, strict=True)
     ]
+
+
+def _enough(sample: Sample) -> Array:
+    """Whether so many units as a bootstrap asks for have the measure, (F)."""
+    known_NF = sample.below_NF > 0
+    units = [len(set(sample.unit_N[known_N].tolist())) for known_N in known_NF.T]
+    return np.asarray(units) >= FEWEST_CONVERSATIONS
 
 
 def _whole(sample: Sample) -> Array:

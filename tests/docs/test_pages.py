@@ -80,6 +80,23 @@ def test_every_setting_that_a_page_names_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", pages())
+def test_every_link_of_a_page_leads_to_a_file_of_the_checkout(page: str) -> None:
+    """Pages that only the built site has are not there for whoever reads the files."""
+    prose = re.sub(r"^ *```.*?^ *```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", prose))
+    folder = (blocks.ROOT / page).parent
+    dead = [
+        target
+        for target in targets
+        if "://" not in target
+        and not target.startswith("#")
+        and not (folder / target.partition("#")[0]).exists()
+    ]
+
+    assert dead == []
+
+
+@pytest.mark.parametrize("page", pages())
 def test_every_command_that_a_page_names_in_passing_exists(page: str) -> None:
     prose = re.sub(r"^ *```.*?^ *```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
     unknown = set()

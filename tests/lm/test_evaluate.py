@@ -3,6 +3,7 @@ words."""
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -300,8 +301,9 @@ def test_without_log_probabilities_and_their_policy_nobody_can_say(
     assert "no method can say" in told(tmp_path / "e")["gate"]["reason"]
 
 
-def random_q(folder: Path) -> QFunction:
-    q = QFunction.from_policy(folder / "model", QSettings(loss="bce", max_tokens=128, members=3))
+def random_q(folder: Path, *, members: int = 3) -> QFunction:
+    settings = QSettings(loss="bce", max_tokens=128, members=members)
+    q = QFunction.from_policy(folder / "model", settings)
     torch.manual_seed(0)
     for weight in (q.heads.members.weight, q.heads.state.weight):
         torch.nn.init.normal_(weight, std=0.5)
@@ -392,6 +394,45 @@ def test_a_q_that_does_not_tell_the_new_policys_value_is_not_believed(
     assert said in found(tmp_path / "e")["fqe", None]["reason"]
 
 
+def write_fqe(setting: Setting, actions: Path, out: Path, **config: Any) -> Path:
+    with ArtifactWriter(
+        out,
+        kind="q",
+        stage="fit-q",
+        config=FitQConfig(method="fqe", **config),
+        inputs={"actions": open_artifact(actions).record()},
+    ) as writer:
+        random_q(setting.folder / "policy", members=config["members"]).save(writer.folder / "model")
+        writer.metrics.update(verdict="usable")
+    return out
+
+
+def test_twins_of_two_halves_read_every_conversation(
+    setting: Setting, with_q: dict[str, Path], tmp_path: Path
+) -> None:
+    twins = {
+        name: write_fqe(setting, with_q["proposals"], tmp_path / name, members=3, part=part)
+        for name, part in (("fqe", "first-half"), ("twin", "second-half"))
+    }
+    config = CONFIG.model_copy(update={"conversations": "all"})
+    evaluate.run(config, **setting.paths(), **with_q | {"fqe": twins["fqe"]}, out=tmp_path / "one")
+    evaluate.run(config, **setting.paths(), **with_q | twins, out=tmp_path / "both")
+    of_one, of_both = (
+        found(tmp_path / name)["dr", "logged"]["num_conversations"] for name in ("one", "both")
+    )
+
+    assert NUM / 2 < of_one < of_both == NUM
+
+
+def test_twins_have_as_many_members(
+    setting: Setting, with_q: dict[str, Path], tmp_path: Path
+) -> None:
+    twin = write_fqe(setting, with_q["proposals"], tmp_path / "twin", members=2)
+
+    with pytest.raises(UsageError, match="--fqe has 3 members and --twin 2"):
+        evaluate.run(CONFIG, **setting.paths(), **with_q, twin=twin, out=tmp_path / "e")
+
+
 def test_guardrails_read_both_policies_in_the_same_states(setting: Setting, tmp_path: Path) -> None:
     """yes is pressure in this lexicon, and the new policy says it more often."""
     lexicon = tmp_path / "lexicon.toml"
@@ -418,6 +459,30 @@ def test_a_lexicon_that_is_none_is_refused_before_anything_is_read(tmp_path: Pat
 
     with pytest.raises(UsageError, match=r"none\.toml: no lexicon to read"):
         evaluate.run(config, **nowhere, out=tmp_path / "e")
+
+
+def test_the_verdict_of_a_q_that_the_policy_was_not_trained_on_is_refused(
+    setting: Setting, tmp_path: Path
+) -> None:
+    write(tmp_path / "q", "q", FitQConfig(), verdict="usable")
+    climbed = open_artifact(tmp_path / "q").record()
+    for name, digest in (("its own", climbed.digest), ("another", "0" * 64)):
+        with ArtifactWriter(
+            tmp_path / name,
+            kind="policy",
+            stage="ppo",
+            config=InitConfig(),
+            inputs={"q": climbed.model_copy(update={"digest": digest})},
+        ) as writer:
+            shutil.copytree(setting.folder / "candidate" / "model", writer.folder / "model")
+
+    def judged(candidate: str) -> None:
+        paths = setting.paths() | {"candidate": tmp_path / candidate}
+        evaluate.run(CONFIG, **paths, q=tmp_path / "q", out=tmp_path / "e")
+
+    judged("its own")
+    with pytest.raises(UsageError, match=r"another was not trained on .*/q\. Name the one"):
+        judged("another")
 
 
 def command(*arguments: Any) -> Any:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from iterppo.config import RolloutConfig
+from iterppo.errors import DivergenceError
 from iterppo.lm import generation
 from iterppo.lm.generation import Drawn, draw_tokens, left_pad, sample
 from iterppo.lm.policy import Policy, load_policy
@@ -293,6 +294,16 @@ def test_a_token_of_probability_zero_is_never_chosen(uniform: float) -> None:
     chosen = choose(share.log(), torch.tensor([[uniform]]))
 
     assert chosen.item() == {0.0: 1, 0.3: 3}.get(uniform, 4)
+
+
+def test_a_policy_whose_probabilities_are_no_numbers_says_so(
+    decided: Policy, make_state: MakeState
+) -> None:
+    with torch.no_grad():
+        decided.model.get_input_embeddings().weight.fill_(torch.nan)
+
+    with pytest.raises(DivergenceError, match="the policy's probabilities are not numbers"):
+        sample(decided, [make_state("Hello!")])
 
 
 def test_nothing_to_sample_is_nothing(decided: Policy) -> None:

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from iterppo.config import PPOConfig
+from iterppo.errors import DivergenceError
 from iterppo.lm.likelihood import action_logprobs
 from iterppo.lm.mpo import MPOTrainer
 from iterppo.lm.policy import Policy, load_policy, with_weights
@@ -282,6 +283,11 @@ def test_one_that_a_limit_stopped_is_stopped_there_again(
 def test_settings_that_it_does_not_have_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         PPOConfig.model_validate({"algorithm": "mpo", **settings})
+
+
+def test_a_loss_that_is_no_number_ends_the_training(make: Make) -> None:
+    with pytest.raises(DivergenceError, match="the loss of update 1 is nan"):
+        make(learning_rate=1e37, epochs=2).train()
 
 
 @pytest.mark.parametrize(

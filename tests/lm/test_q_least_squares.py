@@ -3,6 +3,7 @@ has them."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,20 @@ def test_nothing_to_learn_from_says_so(
 
     with pytest.raises(ValueError, match="no training turn"):
         fit_least_squares(q, single, config(), gamma=GAMMA)
+
+
+def test_conversations_that_do_not_fit_the_context_are_passed_over(
+    q: QFunction, log: Callable[..., list[Conversation]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iterppo.lm.q_least_squares.CONVERSATIONS_AT_ONCE", 1)
+    first, *others = log(30)
+    too_long = replace(first, segments=[], turns=[], num_too_long=1)
+
+    def heads(conversations: list[Conversation]) -> Array:
+        fit_least_squares(q, conversations, config(ridge=2.0), gamma=GAMMA)
+        return q.heads.members.weight.detach().numpy().copy()
+
+    assert heads([too_long, *others]) == pytest.approx(heads(others))
 
 
 def test_a_resample_without_a_conversation_has_the_head_of_all(

@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iterppo.config import FitQConfig
+from iterppo.errors import DivergenceError
+from iterppo.lm.checkpoint import Checkpoint
 from iterppo.lm.training import minimise, right_pad, token_batches
 
 some_lengths = st.lists(st.integers(1, 50), max_size=40)
@@ -84,6 +87,7 @@ class Regression:
         learning_rate: float = 0.05,
         seed: int = 3,
         epochs_seen: list[int] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> list[float]:
         return minimise(
             [self.weight, self.bias],
@@ -97,6 +101,7 @@ class Regression:
             seed=seed,
             what="test",
             after_epoch=None if epochs_seen is None else epochs_seen.append,
+            checkpoint=checkpoint,
         )
 
 
@@ -171,9 +176,27 @@ def test_a_loss_that_is_no_number_stops_the_training_before_it_harms(bad: float)
     good = problem.loss
     problem.loss = lambda batch: good(batch) * (bad if len(problem.seen) == 3 else 1)  # type: ignore[method-assign]
 
-    with pytest.raises(FloatingPointError, match="at step 2"):
+    said = rf"the training diverged: the loss is {bad} at step 3 of \d+\. Lower its learning rate, "
+    with pytest.raises(DivergenceError, match=said):
         problem.run()
     assert torch.isfinite(problem.weight).all()
+
+
+def test_weights_that_are_no_numbers_in_the_end_are_not_given_away() -> None:
+    problem = Regression()
+
+    with pytest.raises(DivergenceError, match="the weights are not finite behind step 1 of 1"):
+        problem.run(max_steps=1, learning_rate=math.inf)
+
+
+def test_from_a_training_that_diverged_nobody_goes_on(tmp_path: Path) -> None:
+    problem = Regression()
+    good = problem.loss
+    problem.loss = lambda batch: good(batch) * (math.nan if len(problem.seen) == 3 else 1)  # type: ignore[method-assign]
+
+    with pytest.raises(DivergenceError):
+        problem.run(checkpoint=Checkpoint(tmp_path / "saved.safetensors", key="", every=1))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_hardly_anything_is_padding_where_q_is_fitted() -> None:

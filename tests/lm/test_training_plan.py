@@ -19,9 +19,10 @@ from iterppo.lm.training_plan import (
     num_parameters,
     training_plan,
 )
-from iterppo.lm.trl_arguments import trainer_arguments
+from iterppo.lm.trl_arguments import check_trackers, trainer_arguments
 
 MakePolicy = Callable[..., Path]
+TRACKERS = "transformers.integrations.integration_utils"
 
 
 @pytest.fixture
@@ -112,3 +113,26 @@ def test_trackers_are_passed_on(policy: Policy, tmp_path: Path) -> None:
     assert trainer_arguments(PPOConfig(), policy, tmp_path).report_to == []
     arguments = trainer_arguments(PPOConfig(report_to="tensorboard, wandb"), policy, tmp_path)
     assert arguments.report_to == ["tensorboard", "wandb"]
+
+
+def test_a_tracker_that_cannot_be_had_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("wandb", "tensorboard"):
+        monkeypatch.setattr(f"{TRACKERS}.is_{library}_available", lambda: False)
+        with pytest.raises(ValueError, match=f"Run: pip install {library}, or leave it away"):
+            check_trackers(PPOConfig(report_to=library))
+    monkeypatch.setattr(f"{TRACKERS}.is_wandb_available", lambda: True)
+    for names in ("", "none", "wandb", "wandb, none"):
+        check_trackers(PPOConfig(report_to=names))
+
+
+def test_a_tracker_that_cannot_be_had_for_another_reason_says_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("KUBEFLOW_TRAINER_SERVER_URL", raising=False)
+    with pytest.raises(ValueError, match="KUBEFLOW_TRAINER_SERVER_URL environment variable"):
+        check_trackers(PPOConfig(report_to="kubeflow"))
+
+
+def test_a_tracker_misspelt_is_told_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match=r"'wandbb' is no tracker\. .*tensorboard, .*wandb$"):
+        check_trackers(PPOConfig(report_to="wandbb"))

@@ -106,14 +106,15 @@ def read_conversation(conversation: dict[str, Any], rules: Rules) -> tuple[list[
     """The turns of a conversation, and what became of its messages."""
     counts: Counter[str] = Counter(conversations=1)
     all_messages: list[Message] = conversation["messages"]
-    messages = []
-    for message in all_messages:
-        moment = moment_of(message)
-        if rules.cutoff and moment and moment > rules.cutoff:
-            counts["messages_after_cutoff"] += 1
-        else:
-            messages.append(message)
+    messages = [
+        message
+        for number, message in enumerate(all_messages)
+        if rules.cutoff is None or not is_after(rules.cutoff, all_messages[: number + 1])
+    ]
     counts["messages"] = len(messages)
+    counts["messages_after_cutoff"] = len(all_messages) - len(messages)
+    if counts["messages_after_cutoff"]:
+        conversation = conversation | {"outcome": None, "unfinished": None, "meta": None}
 
     is_reached, is_known, kept = until_outcome(messages, conversation.get("outcome"))
     counts["messages_cut_after_outcome"] = len(messages) - len(kept)
@@ -160,6 +161,12 @@ def read_conversation(conversation: dict[str, Any], rules: Rules) -> tuple[list[
         counts["outcomes"] = int(is_reached)
         counts[f"conversations_{rows[0]['split']}"] = 1
     return rows, counts
+
+
+def is_after(cutoff: datetime, messages: list[Message]) -> bool:
+    """Whether the last message is later; without a time it is as late as the one before."""
+    moments = [moment for message in messages if (moment := moment_of(message)) is not None]
+    return bool(moments) and moments[-1] > cutoff
 
 
 def until_outcome(

@@ -13,7 +13,7 @@ from iterppo.config import IngestConfig, parse_duration
 from iterppo.config_loading import load_config
 from iterppo.errors import UsageError
 from iterppo.logs.censoring import Clock, fate_known_until, is_censored
-from iterppo.logs.outcomes import Label
+from iterppo.logs.outcomes import Label, from_conversation
 from iterppo.logs.records import LogConversation, parse_line
 from iterppo.logs.sources import find_logs
 from iterppo.pipeline import sections
@@ -90,6 +90,39 @@ def test_messages_after_the_cutoff_are_as_if_not_yet_written() -> None:
     assert [message.content for message in kept] == ["m0", "m1", "m2"]
 
 
+def test_a_message_without_a_time_goes_with_the_one_before() -> None:
+    one = conversation(None, "2026-05-01T00:00:00Z", None, "2026-06-01T00:00:00Z", None, None)
+
+    kept = CLOCK.before_cutoff(one.messages)
+
+    assert [message.content for message in kept] == ["m0", "m1", "m2"]
+
+
+@pytest.mark.parametrize("said", [{"outcome": 1}, {"outcome": 0}, {"unfinished": True}, {}])
+@pytest.mark.parametrize(
+    ("last", "is_open"),
+    [("2026-05-30T12:00:00Z", True), ("2026-05-29T12:00:00Z", False)],
+    ids=["young", "old"],
+)
+def test_how_a_conversation_ends_is_not_known_while_messages_are_to_come(
+    said: dict[str, Any], last: str, is_open: bool
+) -> None:
+    one = conversation(last, "2026-06-01T00:00:00Z", None, **said)
+
+    num_cut = CLOCK.cut(one)
+
+    (label,) = from_conversation([one])
+    assert (num_cut, label) == (2, Label(None))
+    assert is_censored(one, label, CLOCK) is is_open
+
+
+def test_how_a_conversation_ended_is_known_where_all_of_it_was_written() -> None:
+    one = conversation("2026-05-30T12:00:00Z", None, outcome=1, unfinished=False)
+
+    assert CLOCK.cut(one) == 0
+    assert (one.outcome, one.unfinished) == (1, False)
+
+
 @pytest.mark.parametrize(
     ("text", "duration"),
     [
@@ -136,7 +169,8 @@ def test_an_ingest_with_a_clock_censors_cuts_and_counts(tmp_path: Path) -> None:
                 {"role": ("customer", "business")[n], "content": "hi", "time": time}
                 for n, time in enumerate(times)
             ]
-            stream.write(json.dumps({"conversation_id": name, "messages": messages}) + "\n")
+            said = {"outcome": 1} if name == "late" else {}
+            stream.write(json.dumps({"conversation_id": name, "messages": messages, **said}) + "\n")
     config = IngestConfig(cutoff="2026-05-31T00:00:00Z", idle="24h")
 
     manifest = ingest.run(
@@ -156,6 +190,7 @@ def test_an_ingest_with_a_clock_censors_cuts_and_counts(tmp_path: Path) -> None:
         "late": (False, True, None),
     }
     assert manifest.counts["messages_after_cutoff"] == 1
+    assert manifest.counts["outcomes"] == 0
     assert manifest.counts["conversations_censored"] == 1
     assert manifest.config["cutoff"] == "2026-05-31T00:00:00Z"
 

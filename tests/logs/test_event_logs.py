@@ -212,6 +212,16 @@ def test_a_log_without_times_has_to_say_so() -> None:
     assert event(row, columns={"time": ""}).time is None
 
 
+@pytest.mark.parametrize("row", [ROW, ROW | {"": "x"}], ids=["no such name", "an empty name"])
+def test_a_column_that_the_mapping_calls_nothing_is_not_there(row: dict[str, Any]) -> None:
+    columns = dict.fromkeys(("suggestion", "adoption", "outcome", "customer_id"), "")
+
+    found = event(row, columns=columns)
+
+    assert found.suggestion is found.adoption is msgspec.UNSET
+    assert found.outcome is found.customer_id is None
+
+
 @pytest.mark.parametrize("empty", [None, ""], ids=["null", "empty"])
 def test_a_message_may_be_empty(empty: Any) -> None:
     assert event(ROW | {"content": empty}).content == ""
@@ -407,6 +417,11 @@ def test_a_mapping_file_holds_the_settings_of_the_mapping() -> None:
             "[columns]\ncontent = 3",
             "columns.content: Input should be a valid string, is 3.",
             id="a name that is none",
+        ),
+        pytest.param(
+            "[columns]\ncontent = ''",
+            "columns: content = '' names no column; write what yours is called.",
+            id="no column where one is needed",
         ),
         pytest.param(
             "[roles]\nbot = 'machine'",

@@ -111,6 +111,21 @@ def test_numbered_messages_stand_in_the_order_of_their_numbers(
     assert texts(found) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("brought_together", [False, True], ids=["on disk", "in memory"])
+def test_numbers_of_any_length_stand_in_their_order(tmp_path: Path, brought_together: bool) -> None:
+    snowflakes = [175928847299117063 * 10 + last for last in (2, 3, 4)]
+    ids = ["m-0", "0007", "m-8", *map(str, snowflakes), "9" * 30, f"1{'0' * 300}"]
+    spill = EventSpill(tmp_path)
+    for line, identity in enumerate(reversed(ids)):
+        spill.add(event(1, identity, message_id=identity), 0, line)
+    spill.close()
+    (file,) = event_files(tmp_path)
+
+    (found,) = EventShare(tmp_path).conversations(pq.read_table(file) if brought_together else None)
+
+    assert texts(found) == ids
+
+
 @pytest.mark.parametrize("ids", [("f3", "0a", "3c"), (None, None, None)], ids=["hashes", "none"])
 def test_other_messages_of_one_time_stand_in_the_order_of_files_and_lines(
     tmp_path: Path, ids: tuple[str | None, ...]

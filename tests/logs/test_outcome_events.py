@@ -23,6 +23,8 @@ from iterppo.logs.outcome_events import (
 )
 from iterppo.logs.outcomes import Label, from_conversation, from_marks, label_all
 from iterppo.logs.records import LogConversation, LogMessage
+from tests.logs import lines
+from tests.logs.ingesting import ingested_in_pieces, line
 
 START = datetime(2026, 5, 1, 10, tzinfo=UTC)
 MANY = 40
@@ -163,7 +165,7 @@ def test_events_after_the_cutoff_have_not_happened(files: Files) -> None:
     table, _ = files.table(("c", 5), ("d", 6), ("d", 30), ("e", None), cutoff=6)
     conversations = [conversation("c", 0), conversation("d", 0), conversation("e", 0)]
 
-    assert (len(table), table.num_after_cutoff) == (3, 1)
+    assert (len(table), table.dropped.after_cutoff) == (3, 1)
     labels = files.labels(conversations, ("c", 5), ("d", 30), ("e", None), cutoff=6)
     assert labels == [Label(True, 0), Label(False), Label(True)]
 
@@ -409,6 +411,55 @@ def test_a_shared_table_is_pickled_as_its_path(
     assert np.array_equal(copy.keys, table.keys)
     assert np.array_equal(copy.times, table.times)
     assert [f"c{n}" in copy for n in range(100)] == [n < num_events for n in range(100)]
+
+
+# --- what became of the events -------------------------------------------------------------------
+
+
+def counted(folder: Path, content: bytes, *events: tuple[str, float], **settings: Any) -> list[int]:
+    """Events read, joined, unknown, outside of windows and after the cutoff, of an ingest; several
+    processes count the same as one."""
+    file = Files(folder).write(*events, key=settings.get("join", "conversation_id"))
+    config = {
+        "outcomes": [{"by": "events", "file": str(file), **settings}],
+        "cutoff": str(at(1_000)),
+        "idle": "10m",
+    }
+    runs = [
+        ingested_in_pieces(
+            folder / f"{workers}", {"a.jsonl": content}, 10, workers=workers, **config
+        )
+        for workers in (1, 2)
+    ]
+    names = ["", "_joined", "_unknown", "_outside_windows", "_after_cutoff"]
+    found, again = [[run.counts[f"outcome_events{name}"] for name in names] for run in runs]
+    assert found == again
+    return found
+
+
+def test_ingest_counts_what_became_of_the_events_of_conversations(tmp_path: Path) -> None:
+    hello = lines.customer("hi", time=str(at(0)))
+    copied = line("c", hello)
+    refused = line("r", lines.customer("hi", time="yesterday"))
+    content = copied + line("d", hello) + copied + line("c", lines.customer("ho")) + refused
+
+    events = [("c", 5.0), ("c", 6.0), ("x", 5.0), ("r", 5.0), ("c", 2_000.0)]
+
+    assert counted(tmp_path, content, *events) == [5, 2, 2, 0, 1]
+
+
+def test_ingest_counts_what_became_of_the_events_of_customers(tmp_path: Path) -> None:
+    content = b"".join(
+        line(f"c{n}", lines.customer("hi", time=str(at(n))), customer_id=who)
+        for n, who in enumerate("ab")
+    )
+
+    events = [("a", 5.0), ("a", 6.0), ("a", 500.0), ("b", 0.0), ("x", 5.0), ("a", 2_000.0)]
+
+    assert counted(tmp_path, content, *events, join="customer_id", window="10m") == [6, 2, 1, 2, 1]
+
+
+# --- how they are read ---------------------------------------------------------------------------
 
 
 def test_times_are_read_as_the_configuration_says(tmp_path: Path) -> None:

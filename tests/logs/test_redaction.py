@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from iterppo.errors import UsageError
 from iterppo.logs.records import LogConversation, LogMessage, parse_line
 from iterppo.logs.redaction import Redactor
+from iterppo.logs.times import shorten
 
 PLAIN = Redactor()
 IBAN = r"\b[A-Z]{2}\d\d(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,3})?\b"
@@ -248,7 +249,7 @@ def test_a_conversation_that_says_little_is_masked_too() -> None:
     assert masked.meta is None
 
 
-def test_all_values_of_meta_are_masked_and_all_keys_stay() -> None:
+def test_all_values_of_meta_are_masked_and_the_names_of_facts_stay() -> None:
     masked = conversation(
         meta={
             "mail": MAIL,
@@ -256,6 +257,7 @@ def test_all_values_of_meta_are_masked_and_all_keys_stay() -> None:
             "deep": [{"phones": [PHONE, None, True, 12, 1.5]}, [[f"x {MAIL}"]]],
             "number": 4915112345678,
             "from_a_data_frame": 4915112345678.0,
+            "local_number": 5551234,
             "price": 125_000_000,
             "share": 0.123456789,
         }
@@ -269,9 +271,25 @@ def test_all_values_of_meta_are_masked_and_all_keys_stay() -> None:
         "deep": [{"phones": ["[PHONE]", None, True, 12, 1.5]}, [["x [EMAIL]"]]],
         "number": "[PHONE]",
         "from_a_data_frame": "[PHONE]",
+        "local_number": "[PHONE]",
         "price": 125_000_000,
         "share": 0.123456789,
     }
+
+
+def test_keys_within_a_fact_are_masked_and_none_gets_lost() -> None:
+    other = "bert@example.com"
+    masked = conversation(meta={"contacts": {MAIL: {"since": 2020}, other: [{"4915112345678": 1}]}})
+
+    PLAIN.conversation(masked)
+
+    assert masked.meta == {
+        "contacts": {
+            PLAIN.identifier(MAIL): {"since": 2020},
+            PLAIN.identifier(other): [{PLAIN.identifier("4915112345678"): 1}],
+        }
+    }
+    assert "@" not in str(masked.meta)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +377,16 @@ def test_no_way_of_writing_json_hides_an_address(around: str) -> None:
             id="nothing to mask",
         ),
         pytest.param(r"C:\temp\new: no such file", r"C:\temp\new: no such file", id="a path"),
+        pytest.param(
+            f"role: {shorten('write to ' + 'x' * 33 + ' anna.schmidt@example.com')} is none",
+            "role: '…' is none",
+            id="an address cut in two",
+        ),
+        pytest.param(
+            f"time: {shorten('0171 123 ' + 'x' * 45 + ' 0171 1234567')} is no time, 'a…' neither",
+            "time: '…' is no time, 'a…' neither",
+            id="a number cut in two",
+        ),
     ],
 )
 def test_a_reason_shows_no_personal_data(reason: str, shown: str) -> None:
@@ -412,4 +440,14 @@ def test_the_time_grows_with_the_text_only(piece: str) -> None:
     PLAIN.raw(text.encode())
 
     # It takes half a second at most; what grows with the square takes minutes.
+    assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "'"], ids=["blanks", "commas", "apostrophes"])
+def test_long_rows_of_small_numbers_are_done_soon(separator: str) -> None:
+    row = f"112{separator}" * 50_000 + "1124"
+    began = time.process_time()
+
+    assert PLAIN.text(f"{row}; 0171 1234567").endswith("; [PHONE]")
+
     assert time.process_time() - began < 20

@@ -166,6 +166,18 @@ def test_a_file_without_rows_has_none(folder: Path, content: bytes) -> None:
             "ingest.mapping.columns.",
             id="lacks a column",
         ),
+        pytest.param(
+            b"Thread, old;a;Body Text\n1;2;3\n",
+            "log.csv: has no column 'b'; it has Thread, old, a, Body Text. Name its columns in "
+            "ingest.mapping.columns.",
+            id="lacks one, and separates by semicolons",
+        ),
+        pytest.param(
+            b"x\ty\tz\n",
+            "log.csv: has no columns 'a', 'b'; it has x, y, z. Name its columns in "
+            "ingest.mapping.columns.",
+            id="lacks several",
+        ),
         pytest.param(b"a,b,b\n", "log.csv: has more than one column 'b'.", id="has one twice"),
         pytest.param(
             b'"a,b\n',
@@ -258,6 +270,18 @@ def test_nanoseconds_within_lists_are_read_as_well(folder: Path) -> None:
     ((_, _, row),) = ParquetRows(LogFile("log.parquet", "log.parquet"), None)
 
     assert row == {"a": [{"time": datetime.datetime(1970, 1, 1, 0, 0, 0, 1), "n": 3}]}
+
+
+def test_a_map_is_an_object(folder: Path) -> None:
+    maps = [{"product": "kitchen", "budget": None}, {}, None, [("twice", "1"), ("twice", "2")]]
+    type_ = pa.map_(pa.string(), pa.string())
+    pq.write_table(pa.table({"meta": pa.array(maps, type_)}), "log.parquet")
+
+    rows = [row for _, _, row in ParquetRows(LogFile("log.parquet", "log.parquet"), None)]
+
+    assert rows[:3] == [{"meta": each} for each in maps[:3]]
+    assert str(rows[3]).startswith("holds what cannot be read: ")
+    assert "duplicate key was 'twice'" in str(rows[3])
 
 
 def test_a_value_that_cannot_be_read_costs_its_own_row_only(folder: Path) -> None:

@@ -14,6 +14,7 @@ COUNTS: dict[str, dict[str, int]] = {
     "rollout": {"conversations": 40, "turns": 120, "outcomes": 9},
     "ingest": {
         **{"conversations": 100, "conversations_heldout": 21, "conversations_censored": 4},
+        **{"conversations_terminal": 96, "messages": 600},
         **{"turns": 300, "outcomes": 25, "rejects": 0, "lines": 100},
     },
     "init": {},
@@ -34,7 +35,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "ingest": {},
     "init": {
         **{"policy_version": "policy-0", "parameters": 770944.0},
-        **{"action_loss_train": 0.25, "action_loss_heldout": 0.5},
+        **{"action_loss_train": 0.25, "action_loss_heldout": 0.5, "uniform_loss": 6.0},
     },
     "credit": {
         **{"heldout_bce_gain": 0.125, "heldout_bce_gain_low": 0.0625},
@@ -48,13 +49,14 @@ METRICS: dict[str, dict[str, Any]] = {
     "actions": {"policy_version": "policy-0"},
     "fit-q": {
         **{"verdict": "usable", "verdict_reason": "It ranks.", "heldout_auc": 0.75},
-        **{"heldout_explained_variance": 0.125},
+        **{"heldout_explained_variance": 0.125, "sampled_q_mean": 1.04},
+        **{"return_min": 0.0, "return_max": 1.0},
     },
     "prompts": {},
     "ppo": {
         **{"policy_version": "policy-1", "q_first": 0.125, "q_last": 0.25, "kept_update": 12.0},
         **{"watched_q_first": 0.125, "watched_q_kept": 0.25, "watched_kl_kept": 0.5},
-        **{"stopped": ""},
+        **{"stopped": "", "return_min": 0.0, "return_max": 1.0},
     },
     "evaluate": {
         **{"gate": "ship", "gate_reason": "it is better", "method": "dr", "value": 0.5},
@@ -85,7 +87,7 @@ NEXT = {
     "init": "iterppo returns …",
     "credit": "iterppo returns --rewards credit --credit out …",
     "returns": "iterppo fit-q --returns out …",
-    "actions": "iterppo fit-q --actions out …",
+    "actions": "iterppo fit-q --set fit-q.method=fqe --actions out …",
     "fit-q": "iterppo ppo --q out …",
     "prompts": "iterppo ppo --prompts out …",
     "ppo": "iterppo export --policy out …",
@@ -146,14 +148,17 @@ def test_a_stage_that_nobody_has_written_a_sentence_for_tells_its_numbers() -> N
     ("stage", "counts", "metrics", "worry"),
     [
         ("rollout", {"outcomes": 0}, {}, "no conversation reached the outcome"),
-        ("ingest", {"outcomes": 0}, {}, "no conversation reached the outcome"),
-        ("ingest", {"rejects": 3}, {}, "3 lines were not taken"),
-        ("ingest", {"conversations_censored": 51}, {}, "most conversations were still open"),
-        ("ingest", {"conversations_heldout": 19}, {}, "only 19 held-out conversations"),
+        (
+            *("init", {}, {"action_loss_heldout": 11102.0}),
+            "of held-out suggestions a uniform choice among the vocabulary would lose 6.000 nats "
+            "per token, and the policy loses 11102.000. Lower init.learning_rate",
+        ),
+        ("init", {}, {"action_loss_heldout": 5.5}, "its loss of held-out suggestions is hardly"),
         ("credit", {}, {"heldout_kendall_tau_low": -0.1}, "it was not shown to rank held-out"),
         ("credit", {}, {"heldout_kendall_tau_low": None}, "it was not shown to rank held-out"),
         ("credit", {}, {"heldout_bce_gain": -0.1}, "it ranks held-out conversations, and is surer"),
         ("returns", {"turns_with_return": 0}, {}, "no return is known"),
+        ("returns", {}, {"weight_max": 0.0}, "the 290 turns with a return weigh nothing"),
         ("returns", {"turns_capped": 5}, {}, "the weight of 5 turns was cut"),
         ("returns", {}, {"weight_max": 12.0}, "a weight of 12.000"),
         ("fit-q", {}, {"verdict": "weak"}, "Q is weak. It ranks. All of it: iterppo inspect out"),
@@ -173,6 +178,134 @@ def test_what_there_is_to_worry_about_comes_before_what_is_next(
     *_, last = three_lines(Path("out"), made, round_folder=None).split("\n")
 
     assert last.startswith(f"  worry: {worry}")
+
+
+@pytest.mark.parametrize(
+    ("counts", "worry"),
+    [
+        pytest.param(
+            {"turns": 0, "messages_after_cutoff": 600, "messages": 0},
+            "no turn is left: the messages were written after ingest.cutoff.",
+            id="a cutoff before the log",
+        ),
+        pytest.param(
+            {"messages_after_cutoff": 601},
+            "601 of 1201 messages were written after ingest.cutoff, and cut.",
+            id="a cutoff within the log",
+        ),
+        pytest.param(
+            {"turns": 0, "messages": 0, "messages_ignored": 100, "outcomes": 0},
+            "no conversation has a message of a customer or a business.",
+            id="no messages",
+        ),
+        pytest.param(
+            {"turns": 0, "messages_blank": 590, "messages_cut_after_outcome": 10},
+            "no turn is left: of 600 messages 590 are blank, and 10 come after the outcome.",
+            id="blank messages",
+        ),
+        pytest.param(
+            {"outcome_events_joined": 4, "outcome_events_unknown": 5, "outcomes": 0},
+            "5 of 9 events match no conversation. Are the ids",
+            id="unknown ids of events",
+        ),
+        pytest.param(
+            {
+                **{"outcome_events_joined": 4, "outcome_events_unknown": 1},
+                **{"outcome_events_outside_windows": 5},
+            },
+            "6 of 10 events match no conversation, since they lie outside",
+            id="times of events",
+        ),
+        pytest.param(
+            {"outcome_events_joined": 4, "outcome_events_unknown": 4, "rejects": 2},
+            "2 lines were not taken",
+            id="half of the events",
+        ),
+        pytest.param(
+            {"conversations_terminal": 0, "outcomes": 0},
+            "no conversation ended",
+            id="all of them open",
+        ),
+        pytest.param({"outcomes": 0}, "no conversation reached the outcome", id="no outcome"),
+        pytest.param(
+            {"outcomes": 96, "rejects": 3},
+            "every conversation that ended reached the outcome",
+            id="no failure",
+        ),
+        pytest.param(
+            {"conversations_with_times_backwards": 51, "outcomes": 0, "rejects": 3},
+            "in 51 of 100 conversations times run backwards. Is the log newest first?",
+            id="newest first",
+        ),
+        pytest.param(
+            {"conversations_with_fact.budget": 0, "conversations_with_fact.product": 1},
+            "no conversation has 'budget' in its meta, and ingest.facts names that.",
+            id="a fact misspelt",
+        ),
+        pytest.param({"rejects": 3}, "3 lines were not taken", id="rejects"),
+        pytest.param(
+            {"conversations_censored": 51, "conversations_terminal": 49},
+            "most conversations were still open",
+            id="most of them open",
+        ),
+        pytest.param(
+            {"conversations_heldout": 19}, "only 19 held-out conversations", id="few held out"
+        ),
+    ],
+)
+def test_ingest_worries_about_a_log_that_is_not_what_it_was_taken_for(
+    counts: Any, worry: str
+) -> None:
+    made = manifest("ingest", counts=counts)
+
+    *_, last = three_lines(Path("out"), made, round_folder=None).split("\n")
+
+    assert last.startswith(f"  worry: {worry}")
+
+
+@pytest.mark.parametrize(
+    ("stage", "metrics", "said"),
+    [
+        (
+            *("fit-q", {"sampled_q_mean": 1.06}),
+            "worry: Q of the policy's own suggestions is 1.060 on average, and the returns that it "
+            "was fitted on lie in [0.000, 1.000]: there it does not know what it says. Try another "
+            "fit-q.method",
+        ),
+        (
+            *("fit-q", {"sampled_q_mean": -0.5, "verdict": "weak"}),
+            "worry: Q is weak. It ranks. Q of the policy's own suggestions is -0.500 on average",
+        ),
+        ("fit-q", {"sampled_q_mean": 7.0, "return_min": 1.0}, "next: "),
+        ("fit-q", {"sampled_q_mean": 7.0, "return_max": None}, "next: "),
+        (
+            *("ppo", {"watched_q_kept": 1.5}),
+            "worry: Q of this policy's suggestions is 1.500 on average, and the returns",
+        ),
+        (
+            *("ppo", {"watched_q_first": -0.681}),
+            "worry: Q of the first policy's suggestions is -0.681 on average, and the returns",
+        ),
+        ("ppo", {"watched_q_kept": 1.04, "watched_q_first": -0.04}, "next: "),
+    ],
+)
+def test_a_q_that_no_policy_can_be_worth_is_worried_about(
+    stage: str, metrics: Any, said: str
+) -> None:
+    *_, last = three_lines(Path("out"), manifest(stage, metrics=metrics), round_folder=None).split(
+        "\n"
+    )
+
+    assert last.startswith(f"  {said}")
+
+
+def test_of_two_things_to_worry_about_none_is_kept_back() -> None:
+    made = manifest("ppo", metrics={"watched_q_kept": -1.0, "kept_update": 0.0})
+
+    *_, last = three_lines(Path("out"), made, round_folder=None).split("\n")
+
+    assert last.startswith("  worry: Q of this policy's suggestions is -1.000 on average")
+    assert "look at the coverage. Besides, no update was better on held-out prompts" in last
 
 
 def test_within_a_round_the_next_stage_is_the_first_that_made_nothing_yet(tmp_path: Path) -> None:

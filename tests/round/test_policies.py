@@ -13,6 +13,21 @@ from iterppo.errors import UsageError
 from iterppo.logs.sources import LOG_FILE
 from tests.round.tiny_round import CONVERSATIONS, explicit, invoke, manifest, rows, run
 
+# --- init ----------------------------------------------------------------------------------------
+
+
+def test_a_first_policy_that_says_less_than_a_uniform_choice_is_worried_about(
+    first: Path, config: Path, tmp_path: Path
+) -> None:
+    asked = (*explicit("init", first, tmp_path / "init"), "--config", config)
+    said = run(*asked, "--set", "init.learning_rate=50")
+    metrics = manifest(tmp_path / "init").metrics
+
+    assert float(metrics["action_loss_heldout"] or 0) > float(metrics["uniform_loss"] or 0)
+    assert "worry: of held-out suggestions a uniform choice" in said
+    assert metrics["uniform_loss"] == manifest(first / "init").metrics["uniform_loss"]
+
+
 # --- ppo -----------------------------------------------------------------------------------------
 
 
@@ -51,6 +66,84 @@ def test_a_critic_that_begins_with_returns_reads_the_log(
 
     assert "trajectories" in manifest(tmp_path / "policy").inputs
     assert "trajectories" not in manifest(first / "policy").inputs
+
+
+@pytest.mark.parametrize(
+    ("stranger", "of", "said"),
+    [
+        ("prompts", "policy", "prompts: was made with another policy"),
+        ("q", "policy", "q: was made with another policy"),
+        ("q", "trajectories", "q: was fitted on another log than that of"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused_unless_it_is_wanted(
+    stranger: str,
+    of: str,
+    said: str,
+    first: Path,
+    config: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+) -> None:
+    arguments = explicit("ppo", first, tmp_path / "policy")
+    copy = tmp_path / stranger
+    shutil.copytree(first / stranger, copy)
+    arguments[arguments.index(first / stranger)] = copy
+    written = json.loads((copy / "manifest.json").read_text())
+    written["inputs"][of]["digest"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(written))
+
+    done = command(*arguments, "--config", config, "--set", "ppo.updates=1")
+    run(*arguments, "--config", config, "--set", "ppo.updates=1", "--force")
+
+    assert done.status == 2
+    assert said in done.stderr
+    assert "--force" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_policy_that_nobody_watches_says_so(
+    first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    own = tmp_path / "000"
+    run("ingest", first / "log", "--round", own, "--config", config, "--set", "ingest.heldout=0")
+    run("prompts", "--round", own, "--policy", first / "init", "--config", config)
+    asked = (
+        *("ppo", "--prompts", own / "prompts", "--q", first / "q", "--policy", first / "init"),
+        *("--out", tmp_path / "policy", "--config", config, "--set", "ppo.updates=1", "--force"),
+    )
+    unwatched, unasked = (command(*asked, "--set", f"ppo.watch_updates={n}") for n in (1, 0))
+    made = manifest(tmp_path / "policy")
+
+    assert (unwatched.status, unasked.status) == (0, 0)
+    assert "no prompt of a held-out conversation, so the policy is not watched" in unwatched.stderr
+    assert "held-out" not in unasked.stderr
+    assert made.counts["prompts_watched"] == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(["watch_updates=0"], id="found by the next update"),
+        pytest.param(["watch_updates=1"], id="found by a reading"),
+        pytest.param(["watch_updates=0", "updates=1"], id="found in the end"),
+        pytest.param(["watch_updates=0", "generation=generate"], id="found by the ratio"),
+    ],
+)
+def test_a_training_that_diverges_says_so_and_leaves_nothing(
+    settings: list[str], first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    changed = ["learning_rate=1e37", "checkpoint_updates=1", *settings]
+    done = command(
+        *(*explicit("ppo", first, tmp_path / "policy"), "--config", config, "--force"),
+        *(word for each in changed for word in ("--set", f"ppo.{each}")),
+    )
+
+    assert done.status == 2
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("iterppo: ppo: the training diverged: behind update 1 of ")
+    assert last.endswith("Lower ppo.learning_rate, 1e+37.")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_policy_that_imitates_is_an_artifact_as_any_other(

@@ -31,8 +31,8 @@ def test_every_method_makes_a_q_that_scores_all_turns(
 ) -> None:
     arguments = [
         *explicit("fit-q", first, tmp_path / "q"),
-        *("--actions", asked, "--config", config, "--set", f"fit-q.method={method}"),
-        *("--set", "fit-q.sweeps=2"),
+        *(("--actions", asked) if method == "fqe" else ()),
+        *("--config", config, "--set", f"fit-q.method={method}", "--set", "fit-q.sweeps=2"),
     ]
     run(*arguments)
     fitted = json.loads((tmp_path / "q" / "metrics.json").read_text())["fit"]
@@ -55,7 +55,8 @@ def test_a_q_in_closed_form_scores_all_turns_and_is_a_reward(
 ) -> None:
     run(
         *explicit("fit-q", first, tmp_path / "q"),
-        *("--actions", asked, "--config", config, "--set", f"fit-q.method={method}"),
+        *(("--actions", asked) if method == "lstdq" else ()),
+        *("--config", config, "--set", f"fit-q.method={method}"),
     )
     fitted = json.loads((tmp_path / "q" / "metrics.json").read_text())["fit"]
     scored, plain = rows(tmp_path / "q", "q"), rows(first / "q", "q")
@@ -85,6 +86,62 @@ def test_without_next_actions_a_method_that_needs_them_says_what_to_do(
     assert done.status == 2
     assert done.stderr.count("\n") == 1
     assert "iterppo actions" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def still_open(first: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The round's log as if no conversation had ended, as far as its returns."""
+    folder = tmp_path_factory.mktemp("open") / "000"
+    log = folder.parent / "log.jsonl"
+    with log.open("w", encoding="utf-8") as file:
+        for line in (first / "log" / "log.jsonl").read_text("utf-8").splitlines():
+            held = json.loads(line) | {"outcome": None, "unfinished": True}
+            for message in held["messages"]:
+                message.pop("outcome", None)
+            file.write(json.dumps(held) + "\n")
+    run("ingest", log, "--round", folder, "--config", config)
+    run("returns", "--round", folder, "--config", config)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["mc", "td-lambda", "sarsa", "fqe", "lstd", "lstdq"])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        pytest.param(
+            ["fit-q.compared_turns=0"],
+            "no training conversation has a known return: the ",
+            id="every conversation open",
+        ),
+        pytest.param(
+            ["fit-q.max_tokens=5"],
+            " are longer than fit-q.max_tokens = 5. Raise it.",
+            id="every turn too long",
+        ),
+    ],
+)
+def test_a_log_that_no_q_can_be_learned_from_is_told_why_whatever_the_method(
+    method: str,
+    settings: list[str],
+    said: str,
+    first: Path,
+    still_open: Path,
+    asked: Path,
+    config: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+) -> None:
+    log = still_open if "return" in said else first
+    done = command(
+        *("fit-q", "--round", log, "--out", tmp_path / "q", "--policy", first / "init"),
+        *("--actions", asked, "--config", config, "--set", f"fit-q.method={method}"),
+        *(part for setting in settings for part in ("--set", setting)),
+    )
+
+    assert done.status == 3
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,9 +213,11 @@ def test_an_earlier_round_that_cannot_be_learned_from_says_why(
             *("--config", config, *changed),
         )
         changed = ()
+    if "fit-q.method=fqe" in changed:
+        changed += ("--actions", str(asked))
     done = command(
         *("fit-q", "--round", first, "--returns", returns, "--out", tmp_path / "q"),
-        *("--actions", asked, "--config", config, "--earlier", first, *changed),
+        *("--config", config, "--earlier", first, *changed),
     )
 
     assert done.status in (2, 3, 4)
@@ -183,6 +242,16 @@ def test_the_verdict_is_there_to_be_read(first: Path) -> None:
 
     assert "verdict noise: Too few held-out conversations" in text
     assert "over V, which sees the state alone" in text
+
+
+def test_what_q_may_be_is_told_beside_what_it_is(first: Path) -> None:
+    q, policy = (manifest(first / each).metrics for each in ("q", "policy"))
+    known = [row["return"] for row in rows(first / "q", "q") if row["split"] == "train"]
+    known = [each for each in known if each is not None]
+
+    assert (q["return_min"], q["return_max"]) == (min(known), max(known))
+    assert (policy["return_min"], policy["return_max"]) == (min(known), max(known))
+    assert 0 < float(q["sampled_q_mean"] or 0) < 1
 
 
 def test_a_bound_needs_an_ensemble(

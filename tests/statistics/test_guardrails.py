@@ -82,6 +82,7 @@ def always(new: float, old: float, num: int) -> Guardrail:
 def test_what_never_varies_is_judged_by_the_number_of_conversations() -> None:
     assert always(1.0, 0.0, num=10).p_value == 0.5**10
     assert not always(1.0, 0.0, num=3).fails
+    assert always(0.3, 0.1, num=3).p_value == 0.5**3, "whatever its rounding"
     assert always(0.0, 0.0, num=10).p_value == 1.0
     assert always(0.0, 1.0, num=10).p_value == 1.0
 

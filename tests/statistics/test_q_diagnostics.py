@@ -265,6 +265,8 @@ def test_sampled_actions_of_one_conversation_are_drawn_together() -> None:
     by_state, by_conversation = (diagnosed(SMALL, sampled=each) for each in (alone, together))
 
     assert by_state["num_states_sampled"] == 80
+    assert by_state["sampled_q_mean"] == pytest.approx(float(np.mean(alone.q_SK)))
+    assert diagnosed(SMALL)["sampled_q_mean"] is None
     for name in ("action_share", "length_correlation", "q_per_10_tokens"):
         assert by_state[name] == by_conversation[name]
         widths = [

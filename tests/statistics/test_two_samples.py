@@ -20,8 +20,33 @@ def test_a_measure_is_a_ratio_of_sums() -> None:
     found = ratios(sample, level=0.95)
 
     assert found[0].value == 0.5
-    assert (found[0].low, found[0].high) == (0.25, 1.0)
     assert all(math.isnan(each) for each in found[1]), "nothing to divide by"
+
+
+@pytest.mark.parametrize(
+    ("num", "copies", "has_interval"),
+    [
+        pytest.param(1, 1, False, id="one"),
+        pytest.param(19, 1, False, id="too few"),
+        pytest.param(2, 50, False, id="many rows of too few units"),
+        pytest.param(20, 1, True, id="enough"),
+    ],
+)
+def test_resamples_of_too_few_units_are_no_interval(
+    num: int, copies: int, has_interval: bool
+) -> None:
+    """One conversation that went well is no certainty; nor is its difference to many others."""
+    few = means(np.arange(num * copies) % 2, np.arange(num).repeat(copies))
+    many = means(np.arange(100) % 3, 1000 + np.arange(100))
+
+    for estimates in (
+        ratios(few, level=0.95),
+        ratio_differences(few, many, level=0.95),
+        ratio_differences(many, few, level=0.95),
+    ):
+        assert math.isfinite(estimates[0].value)
+        assert [math.isfinite(end) for end in estimates[0][1:]] == [has_interval] * 2
+    assert math.isfinite(ratios(many, level=0.95)[0].low)
 
 
 def test_the_interval_of_a_mean_is_the_normal_one_in_large_arms() -> None:

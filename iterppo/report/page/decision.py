@@ -3,8 +3,9 @@
     Success, Run -> Decision
 
 A rule, not a feeling. The newest policy's own conversations decide where there are any. Without
-them, the evaluation of its logs decides where there is one. Without that, nothing but Q speaks for
-it, and Q is what it was trained on: then the most that is said is that a test is worth its while.
+them, the evaluation of its logs decides where there is one of this very policy. Without that,
+nothing but Q speaks for it, and Q is what it was trained on: then the most that is said is that a
+test is worth its while.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from scipy import stats
 
 from iterppo.artifact import Manifest
+from iterppo.report.page.about_another import about_another, own_evaluation
 from iterppo.report.page.run import UNREADABLE, Round, Run
 from iterppo.report.page.success import Row, Success, number, percent, points
 
@@ -75,7 +77,7 @@ def decide(run: Run, success: Success) -> Decision:
     name = run.policy_name(version)
     behaviour = str(manifest.metrics.get("behaviour_version") or "")
     evidence = [*_of_q(newest), *_of_training(newest, manifest)]
-    place = newest.of_kind("evaluation")
+    place = own_evaluation(newest)
     evaluated = place.manifest if place is not None else None
     after = success.with_version(version)
     before = success.with_version(behaviour)
@@ -97,7 +99,7 @@ def decide(run: Run, success: Success) -> Decision:
             word, reason = _by_evaluation(evaluated)
             speaks = "logs of another policy speak for it, or against"
         evidence.append(Evidence("unknown", f"No conversation was held with {name} yet: {speaks}."))
-    evidence += [Evidence("unknown", text) for text in success.troubles]
+    evidence += [Evidence("unknown", text) for text in (*about_another(newest), *success.troubles)]
     evidence.sort(key=lambda each: list(WORDS).index(each.sign))
     return Decision(word, name, version, reason, tuple(evidence))
 

@@ -23,6 +23,7 @@ from typing import TypeVar
 import jinja2
 
 from iterppo.errors import UsageError
+from iterppo.report.page.about_another import about_another, own_evaluation
 from iterppo.report.page.curves import Training, read_training, returns_by_turn
 from iterppo.report.page.decision import WORDS, Decision, decide
 from iterppo.report.page.evaluation import Evaluation, read_evaluation
@@ -209,7 +210,8 @@ def _round_page(
     if conversations:
         page.cards = attempt("conversations", lambda: read_cards(one, most=conversations))
     page.changes = attempt("settings", lambda: read_changes(run, one))
-    evaluation = one.of_kind("evaluation")
+    page.troubles += about_another(one)
+    evaluation = own_evaluation(one)
     if evaluation is not None:
         page.evaluation = attempt("evaluation", lambda: read_evaluation(evaluation))
     return page

@@ -13,6 +13,7 @@ from typing import Any
 
 from iterppo.report.page.run import Place
 from iterppo.report.page.success import interval
+from iterppo.report.q_text import advice_told, pairs_told
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ def read_quality(place: Place) -> Quality:
         str(fit.get("method", "")),
         f"{heldout['num_turns']} held-out turns of {heldout['num_conversations']} conversations; "
         f"mean return {_number(heldout['return_mean'])}, mean Q {_number(heldout['q_mean'])}; "
-        f"{heldout['discrimination_pairs']} pairs of actions, matched by "
-        f"{heldout['discrimination_matched_by']}.",
+        f"{pairs_told(heldout)}.",
         tuple(
             Measure(label, interval(heldout, name) or "unknown", wanted)
             for name, label, wanted in _MEASURES
@@ -93,7 +93,7 @@ def read_quality(place: Place) -> Quality:
         tuple(_bin(each) for each in heldout.get("calibration_curve") or ()),
         tuple(_groups(heldout)),
         tuple(value for value in fit.get("validation", ()) if isinstance(value, float)),
-        str(behaviour.get("advice") or ""),
+        " ".join(advice_told(behaviour)),
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from iterppo.artifact import ArtifactWriter
-from iterppo.config import FitQConfig
+from iterppo.artifact import ArtifactWriter, InputRecord, open_artifact
+from iterppo.config import EvaluateConfig, ExportConfig, FitQConfig
 from iterppo.report.page.decision import Decision, decide, watched_gain
 from iterppo.report.page.run import Place, Run, read_run
 from iterppo.report.page.success import read_success
@@ -120,12 +120,61 @@ def test_conversations_count_more_than_the_gate_which_is_told_beside(tmp_path: P
     assert told["Before: By the gate on logs: KL exceeds."] == "against"
 
 
+def write_evaluation(place: Path, *, of: Path, gate: str) -> None:
+    """An evaluation of the policy that lies at `of` now."""
+    with ArtifactWriter(
+        place,
+        kind="evaluation",
+        stage="evaluate",
+        config=EvaluateConfig(),
+        inputs={"candidate": open_artifact(of, "policy").record()},
+    ) as writer:
+        writer.metrics.update(gate=gate, gate_reason=f"said {gate}")
+
+
+def test_an_evaluation_of_a_policy_that_was_made_again_ships_nothing(tmp_path: Path) -> None:
+    write_round(tmp_path)
+    policy = tmp_path / "000" / "policy"
+    write_evaluation(tmp_path / "000" / "evaluation", of=policy, gate="ship")
+    assert decision(tmp_path).word == "Ship"
+    write_policy(policy, of=[], samples=[sample(0, 0.75)], gain=(0.2, 0.21, 0.19))
+
+    found = decision(tmp_path)
+
+    assert found.word == "Test", "as where it was never evaluated"
+    assert [each.text for each in found.evidence if "evaluation" in each.text] == [
+        f"{tmp_path}/000/evaluation is of another policy than the one that lies in {policy} now: "
+        f"it is not used. Run: iterppo evaluate --gate --round {tmp_path}/000"
+    ]
+    write_evaluation(tmp_path / "000" / "proof", of=policy, gate="hold")
+    assert decision(tmp_path).reason == "By the gate on logs: said hold."
+
+
+def test_an_export_of_a_policy_that_was_made_again_is_named(tmp_path: Path) -> None:
+    write_round(tmp_path)
+    policy, export = tmp_path / "000" / "policy", tmp_path / "000" / "export"
+    inputs = {"policy": open_artifact(policy).record()}
+    with ArtifactWriter(
+        export, kind="export", stage="export", config=ExportConfig(), inputs=inputs
+    ):
+        pass
+    assert not any("of another policy" in each.text for each in decision(tmp_path).evidence)
+    write_policy(policy, of=[], samples=[sample(0, 0.75)])
+
+    assert [each.text for each in decision(tmp_path).evidence if "export" in each.text] == [
+        f"{export} is of another policy than the one that lies in {policy} now: whoever serves it "
+        f"serves that one. Run: iterppo export --round {tmp_path}/000"
+    ]
+
+
 def with_evaluation(run: Run, **metrics: str) -> Run:
     """A run whose first round has been evaluated, as far as the manifest tells."""
     first, *others = run.rounds
     policy = first.places["policy"].manifest
     assert policy is not None
-    manifest = policy.model_copy(update={"kind": "evaluation", "metrics": metrics})
+    candidate = InputRecord(path="policy", kind="policy", digest=policy.digest)
+    update = {"kind": "evaluation", "metrics": metrics, "inputs": {"candidate": candidate}}
+    manifest = policy.model_copy(update=update)
     place = Place("evaluation", first.path / "evaluation", manifest)
     evaluated = replace(first, places={**first.places, "evaluation": place})
     return replace(run, rounds=(evaluated, *others))

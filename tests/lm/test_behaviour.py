@@ -1,0 +1,56 @@
+"""Whose returns a log holds: the policy's own, others', or nobody knows whose."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from iterppo.config import FitQConfig
+from iterppo.lm.behaviour import behind_the_log
+from iterppo.lm.policy import Policy
+from iterppo.lm.q_log import Conversation, Turn
+from tests.lm.conftest import MakeRow
+
+OWN = "own"
+"""Stands for the version of the policy that is to be improved."""
+
+
+def conversation(make_row: MakeRow, versions: Sequence[str | None]) -> Conversation:
+    """A turn for each version; no probability was logged."""
+    logged = {"persona": None, "suggestion_logprob": None}
+    rows = [
+        make_row("And then?", "yes", "yes", "verbatim") | logged | {"policy_version": version}
+        for version in versions
+    ]
+    turns = [Turn(row, "yes", 0.0, 1.0, "key") for row in rows]
+    known = [True] * len(rows)
+    return Conversation("c", "train", rows, [0.0] * len(rows), known, [], [turns], 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("versions", "other", "unknown", "advised"),
+    [
+        pytest.param([OWN, OWN], 0.0, 0.0, set(), id="the policy's own"),
+        pytest.param([None, None], 0.0, 1.0, {"advice_unknown"}, id="not said"),
+        pytest.param(["old", "old"], 1.0, 0.0, {"advice"}, id="another's"),
+        pytest.param(
+            ["old", None, OWN, OWN], 0.25, 0.25, {"advice", "advice_unknown"}, id="some of each"
+        ),
+    ],
+)
+def test_a_turn_of_nobody_knows_whom_is_not_said_to_be_anothers(
+    policy: Policy,
+    row: MakeRow,
+    versions: list[str | None],
+    other: float,
+    unknown: float,
+    advised: set[str],
+) -> None:
+    made = [policy.settings.version if version == OWN else version for version in versions]
+    log = [conversation(row, made)]
+
+    found = behind_the_log(log, policy, FitQConfig())
+
+    assert (found["share_other_policies"], found["share_unknown_policies"]) == (other, unknown)
+    assert {name for name in found if name.startswith("advice")} == advised
+    asked = behind_the_log(log, policy, FitQConfig(method="fqe"))
+    assert not any(name.startswith("advice") for name in asked), "Q is of the policy itself"
