@@ -38,6 +38,8 @@ _LATEST = (datetime(9998, 12, 31, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _ROWS_PER_BATCH = 65_536
 _HEAD_BYTES = 2**20
 _CSV_BLOCK_BYTES = 2**22
+_LONGEST_HEADER = 100_000
+"""Characters."""
 _DELIMITERS = ",;\t|"
 _CODECS = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 
@@ -238,6 +240,11 @@ class _Reader:
 
         text = head.decode(errors="replace").strip()
         first = re.split(r"[\r\n]", text, maxsplit=1)[0].strip()  # old programs end lines with \r
+        if len(first) > _LONGEST_HEADER:
+            raise DataError(
+                f"{self.file.name}: cannot be read as events (its first line has {len(first)} "
+                "characters, and is no header)."
+            )
         headers = {each: next(csv.reader([first], delimiter=each)) for each in _DELIMITERS}
         names = self.columns.names
         # The delimiter under which the columns are there; else the one that makes the most of them.

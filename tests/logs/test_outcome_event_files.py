@@ -397,7 +397,7 @@ def test_lines_of_a_csv_file_may_end_as_any_program_writes_them(tmp_path: Path, 
 
 def test_a_csv_header_that_is_none_is_refused(tmp_path: Path) -> None:
     assert refusal(text(tmp_path / "events", "o" * 200_000)) == (
-        "events: cannot be read as events (field larger than field limit (131072))."
+        "events: cannot be read as events (its first line has 200000 characters, and is no header)."
     )
 
 
