@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from accelerate.state import AcceleratorState
@@ -128,8 +129,6 @@ def fit_q(
         "members": 2,
     }
     config = FitQConfig.model_validate({**usual, **settings})
-    # Of so few steps the untrained Q is the best for some conversations, and would be kept.
-    q_fitting.is_validation = lambda name, _: name in ("c0", "c10")
     q = QFunction.from_policy(policy, QSettings(loss="bce", max_tokens=128, members=config.members))
     torch.manual_seed(team.rank)  # adapters start at random, and not everywhere alike
     q.prepare(config)
@@ -157,14 +156,17 @@ def fit_q(
         return own_outputs(segments)
 
     q.own_outputs = counted  # type: ignore[method-assign]
-    fitted = fit(
-        q,
-        targets,
-        config,
-        sweep=None if config.method == "mc" else sweep,
-        checkpoint=Checkpoint(Path(checkpoint), key="a", every=2) if checkpoint else None,
-        deepspeed=place,
-    )
+    # Of so few steps the untrained Q is the best for some conversations, and would be kept.
+    chosen = patch.object(q_fitting, "is_validation", lambda name, _: name in ("c0", "c10"))
+    with chosen:
+        fitted = fit(
+            q,
+            targets,
+            config,
+            sweep=None if config.method == "mc" else sweep,
+            checkpoint=Checkpoint(Path(checkpoint), key="a", every=2) if checkpoint else None,
+            deepspeed=place,
+        )
     q.finish()
     if team.leads:
         q.save(out)
