@@ -184,6 +184,8 @@ def test_the_table_of_the_loop_is_the_recorded_benchmark() -> None:
     share = f"{claims['share_of_optimum']:.2f} of the optimum of {found['optimum']:.3f}"
     assert f"ends at {share}" in words
     assert claims["seeds_rising"] == 4, "in every round of four of the five seeds"
+    grpo = found["success"]["grpo"]
+    assert all(rates == sorted(set(rates)) for rates in grpo), "rises in every round of all five"
 
 
 def test_the_speed_of_ingest_is_the_recorded_benchmark() -> None:
