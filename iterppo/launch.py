@@ -117,8 +117,6 @@ def end_with_whoever_started_this() -> None:
 
     A launcher that is killed with signal 9 cannot end the processes that it started.
     """
-    from iterppo.artifact.placing import process_lives  # with pyarrow: a stage has it anyway
-
     launcher, command = os.getppid(), int(os.environ.get(_STARTED_BY, "0"))
 
     def look() -> None:
@@ -127,6 +125,17 @@ def end_with_whoever_started_this() -> None:
         os._exit(ProcessError.exit_status)
 
     threading.Thread(target=look, daemon=True).start()
+
+
+def process_lives(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _check(how: Processes, stage: str) -> None:

@@ -1,6 +1,8 @@
 """What is checked before processes are started, and what is told when one of them fails."""
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,14 @@ import pytest
 from iterppo import execution, progress
 from iterppo import launch as launching
 from iterppo.errors import DataError, ProcessError, UsageError
-from iterppo.launch import Processes, is_launched, is_told_elsewhere, launch, leave_error
+from iterppo.launch import (
+    Processes,
+    is_launched,
+    is_told_elsewhere,
+    launch,
+    leave_error,
+    process_lives,
+)
 from iterppo.pipeline import STAGES
 
 RANK_0 = {"RANK": "0", "WORLD_SIZE": "2"}
@@ -156,3 +165,11 @@ def test_processes_say_as_much_as_the_command_that_started_them(
 
     named = ["--trajectories", "t", "--out", "r", "--earlier", "a", "--earlier", "b"]
     assert command == ["returns", *named, *told, "--force"]
+
+
+def test_a_process_lives_until_it_has_ended() -> None:
+    child = subprocess.Popen(["true"])
+    assert process_lives(child.pid)
+    child.wait()
+    assert not process_lives(child.pid)
+    assert process_lives(os.getpid())

@@ -165,17 +165,6 @@ def sweep(out: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def process_lives(pid: int) -> bool:
-    """Whether there is a process of this number on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _take(folder: Path) -> int:
     """The lock of a hidden folder.
 

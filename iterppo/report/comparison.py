@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from iterppo.contracts.trajectories import ADOPTIONS
-from iterppo.statistics.overlap import FEWEST_CONVERSATIONS
+from iterppo.statistics import FEWEST_CONVERSATIONS
 
 _METHODS = {
     "newcombe": "Newcombe",

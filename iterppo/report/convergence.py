@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FEWEST_CONVERSATIONS = 20  # of fewer, a bootstrap interval is too narrow
+from iterppo.statistics import FEWEST_CONVERSATIONS
 
 
 def convergence_text(result: Mapping[str, Any]) -> str:

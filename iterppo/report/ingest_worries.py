@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from iterppo.logs.taking import COUNT_OF_FACT
+from iterppo.statistics import FEWEST_CONVERSATIONS
 
-_FEW_HELDOUT = 20
-"""Conversations; intervals of fewer are too wide to be of use."""
 _MANY_CENSORED = 0.5
 _MANY_AFTER_CUTOFF = 0.5
 _MANY_UNMATCHED = 0.5
@@ -132,7 +131,7 @@ def _open(counts: Counts) -> str | None:
 
 def _heldout(counts: Counts) -> str | None:
     heldout = counts.get("conversations_heldout", 0)
-    if heldout < _FEW_HELDOUT:
+    if heldout < FEWEST_CONVERSATIONS:
         return (
             f"only {heldout} held-out conversations: diagnostics of Q will be vague. Collect more."
         )

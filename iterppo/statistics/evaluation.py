@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from iterppo.statistics import FEWEST_CONVERSATIONS
 from iterppo.statistics.fitted_value import fitted_value
 from iterppo.statistics.off_policy import (
     SAMPLES,
@@ -29,7 +30,6 @@ from iterppo.statistics.off_policy import (
 )
 from iterppo.statistics.off_policy_log import LoggedConversation, OffPolicyLog, arrays
 from iterppo.statistics.overlap import (
-    FEWEST_CONVERSATIONS,
     Limits,
     overlap,
     turn_overlap,

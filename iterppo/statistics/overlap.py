@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from iterppo.config import EvaluateConfig
+from iterppo.statistics import FEWEST_CONVERSATIONS
 from iterppo.statistics.off_policy_log import OffPolicyLog
 
-FEWEST_CONVERSATIONS = 20
 LARGEST_ERRORS = 3.29
 """Standard errors by which the mean ratio may miss 1: passed once in a thousand logs."""
 SMALLEST_MISS = 0.01

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from iterppo.statistics import FEWEST_CONVERSATIONS
 from iterppo.statistics.intervals import percentile_interval
-from iterppo.statistics.overlap import FEWEST_CONVERSATIONS
 from iterppo.statistics.resampling import Array, Resamples, ratio
 
 SAMPLES = 1000

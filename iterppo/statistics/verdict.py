@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-FEWEST_CONVERSATIONS = 20
+from iterppo.statistics import FEWEST_CONVERSATIONS
+
 FEWEST_PAIRS = 50
 MOST_CALIBRATION_ERROR = 0.1
 LEAST_ACTION_SHARE = 0.01

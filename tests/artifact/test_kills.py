@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from iterppo.artifact import MANIFEST, ArtifactWriter, open_artifact
-from iterppo.artifact.placing import begin, is_held, owner_of, process_lives, sweep
+from iterppo.artifact.placing import begin, is_held, owner_of, sweep
 from iterppo.errors import UsageError
 from tests.artifact.made import CONFIG, contents, lines_of, message, names, reject, write
 from tests.conftest import ROOT
@@ -413,11 +413,3 @@ def test_a_full_disk_is_a_line_and_leaves_what_was_there(
     assert str(out) in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (out / "kept.json").exists()
-
-
-def test_a_process_lives_until_it_has_ended() -> None:
-    child = subprocess.Popen(["true"])
-    assert process_lives(child.pid)
-    child.wait()
-    assert not process_lives(child.pid)
-    assert process_lives(os.getpid())

@@ -16,9 +16,8 @@ from scipy import stats
 from iterppo.artifact import Artifact
 from iterppo.report.page.decision import read_watch
 from iterppo.report.page.run import Place
+from iterppo.statistics import FEWEST_CONVERSATIONS
 
-FEWEST_CONVERSATIONS = 20
-"""Of fewer, a mean with a normal interval says nothing."""
 MOST_TURNS = 30
 
 
