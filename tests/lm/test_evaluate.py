@@ -1,20 +1,16 @@
-"""`evaluate` on a log whose every probability is known: two tiny policies that say one of five
-words."""
+"""`evaluate` on a log whose every probability is known."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
-from iterppo.artifact import ArtifactWriter, InputRecord, open_artifact
+from iterppo.artifact import ArtifactWriter, open_artifact
 from iterppo.cli import app
 from iterppo.config import (
     ActionsConfig,
@@ -24,154 +20,24 @@ from iterppo.config import (
     IngestConfig,
     InitConfig,
     LengthRule,
-    ReturnsConfig,
 )
-from iterppo.contracts import ROWS
 from iterppo.errors import UsageError
-from iterppo.lm.generation import sample, seed_sampling
-from iterppo.lm.likelihood import action_logprobs, token_logprobs
-from iterppo.lm.off_policy import kl_per_suggestion, logprobs_of_log, q_readings, suggestions_in
-from iterppo.lm.policy import Policy, load_policy
-from iterppo.lm.q_function import QFunction, QSettings
+from iterppo.lm.likelihood import action_logprobs
+from iterppo.lm.off_policy import suggestions_in
 from iterppo.lm.rendering import decisions
 from iterppo.stages import evaluate
 from iterppo.statistics.off_policy import weighted_importance_sampling
 from iterppo.statistics.off_policy_log import LoggedConversation, arrays
+from tests.lm.two_policies import NUM, Setting, exact_value, random_q, set_up, write
 
-QUESTIONS = ("Is it done?", "Hello!", "And then?")
-WORDS = ("yes", "no", "maybe", "soon", "later")
-NUM = 240
 CONFIG = EvaluateConfig(samples=2, states=60, bootstrap_samples=200, least_effective=20.0)
-
-
-class Setting(NamedTuple):
-    """A log of `old`, and `new`, which says yes more often."""
-
-    folder: Path
-    old: Policy
-    new: Policy
-    rows: list[list[dict[str, Any]]]
-
-    def paths(self) -> dict[str, Path]:
-        names = {"trajectories", "returns", "policy", "candidate"}
-        return {name: self.folder / name for name in names}
-
-
-def write(
-    out: Path,
-    kind: str,
-    config: Any,
-    rows: list[dict[str, Any]] = [],  # noqa: B006, nobody changes it
-    *,
-    inputs: dict[str, InputRecord] | None = None,
-    **metrics: str,
-) -> ArtifactWriter:
-    writer = ArtifactWriter(out, kind=kind, stage="test", config=config, inputs=inputs or {})
-    with writer:
-        writer.write(rows)
-        writer.metrics.update(metrics)
-    return writer
-
-
-def write_policy(out: Path, folder: Path) -> Policy:
-    with ArtifactWriter(out, kind="policy", stage="init", config=InitConfig(), inputs={}) as writer:
-        (writer.folder / "model").mkdir()
-        for file in folder.iterdir():
-            (writer.folder / "model" / file.name).write_bytes(file.read_bytes())
-    return load_policy(out)
-
-
-def turn(name: str, number: int, policy: Policy, **values: Any) -> dict[str, Any]:
-    empty: dict[str, Any] = {field: None for field in ROWS["trajectories"].model_fields}
-    return empty | {
-        "conversation_id": name,
-        "turn": number,
-        "outcome_before": False,
-        "reward": 0.0,
-        "censored": False,
-        "policy_version": policy.settings.version,
-        "split": "heldout" if int(name) % 2 else "train",
-        **values,
-    }
-
-
-def held(policy: Policy) -> list[list[dict[str, Any]]]:
-    """Conversations of up to two turns; yes is what the customer wants to hear. Words are drawn,
-    not tokens: what a policy of so little training says besides is left out."""
-    generator = np.random.default_rng(1)
-    found: list[list[dict[str, Any]]] = [[] for _ in range(NUM)]
-    for number in (1, 2):
-        going = [n for n in range(NUM) if not found[n] or not found[n][-1]["done"]]
-        for n in going:
-            customer = QUESTIONS[n % 3] if number == 1 else "Hello!"
-            found[n].append(
-                turn(str(n), number, policy, customer=customer, adoption="not_shown", done=False)
-            )
-        states = [
-            list(decisions(found[n], system_prompt=policy.settings.system_prompt))[-1].state
-            for n in going
-        ]
-        pairs = [(state, word) for state in states for word in WORDS]
-        logprobs = np.reshape(action_logprobs(policy, pairs), (len(states), len(WORDS)))
-        for n, logprob in zip(going, logprobs, strict=True):
-            k = generator.choice(len(WORDS), p=np.exp(logprob) / np.exp(logprob).sum())
-            found[n][-1] |= {
-                "suggestion": WORDS[k],
-                "sent": WORDS[k],
-                "adoption": "verbatim",
-                "suggestion_logprob": float(logprob[k]),
-                "reward": float(WORDS[k] == "yes"),
-                "done": WORDS[k] == "yes" or number == 2,
-            }
-    return found
-
-
-def exact_value(policy: Policy) -> float:
-    """How often it says yes on either turn."""
-
-    def says(rows: list[dict[str, Any]]) -> Any:
-        state = list(decisions(rows, system_prompt=policy.settings.system_prompt))[-1].state
-        p = np.exp(action_logprobs(policy, [(state, word) for word in WORDS]))
-        return p / p.sum()
-
-    values = []
-    for question in QUESTIONS:
-        asked = turn("0", 1, policy, customer=question, adoption="not_shown")
-        first = says([asked])
-        values.append(first[0])
-        for p, word in zip(first[1:], WORDS[1:], strict=True):
-            answered = asked | {"suggestion": word, "sent": word, "adoption": "verbatim"}
-            then = turn("0", 2, policy, customer="Hello!", adoption="not_shown")
-            values[-1] += p * says([answered, then])[0]
-    return float(np.mean(values))
 
 
 @pytest.fixture(scope="module")
 def setting(
     tmp_path_factory: pytest.TempPathFactory, make_policy: Callable[..., Path], pairs: Any
 ) -> Setting:
-    folder = tmp_path_factory.mktemp("evaluate")
-    eager = (*pairs, *((asked, "yes") for asked, answer in pairs if answer == "no"))
-    old = write_policy(folder / "policy", make_policy(steps=40))
-    new = write_policy(folder / "candidate", make_policy(steps=40, taught=eager))
-    rows = held(old)
-    write(
-        folder / "trajectories", "trajectories", IngestConfig(), [r for each in rows for r in each]
-    )
-    paid = [
-        {
-            "conversation_id": row["conversation_id"],
-            "turn": row["turn"],
-            "reward": row["reward"],
-            "return": sum(later["reward"] for later in each[index:]),
-            "weight": 1.0,
-            "horizon": len(each) - index,
-        }
-        for each in rows
-        for index, row in enumerate(each)
-    ]
-    write(folder / "returns", "returns", ReturnsConfig(gamma=1.0), paid)
-    return Setting(folder, old, new, rows)
+    return set_up(tmp_path_factory.mktemp("log"), make_policy, pairs)
 
 
 def found(out: Path) -> dict[tuple[str, str | None], dict[str, Any]]:
@@ -299,15 +165,6 @@ def test_without_log_probabilities_and_their_policy_nobody_can_say(
     assert "by the policy that is said" in rows["wis", "recomputed"]["reason"]
     assert rows["wis", "logged"]["value"] is None
     assert "no method can say" in told(tmp_path / "e")["gate"]["reason"]
-
-
-def random_q(folder: Path, *, members: int = 3) -> QFunction:
-    settings = QSettings(loss="bce", max_tokens=128, members=members)
-    q = QFunction.from_policy(folder / "model", settings)
-    torch.manual_seed(0)
-    for weight in (q.heads.members.weight, q.heads.state.weight):
-        torch.nn.init.normal_(weight, std=0.5)
-    return q
 
 
 @pytest.fixture(scope="module")
@@ -510,89 +367,3 @@ def test_the_gate_decides_the_exit_status_and_also_of_what_is_up_to_date(
     assert str(held_back.exception).startswith(f"{tmp_path / 'e'}: hold: the verdict on Q")
     assert shipped.exit_code == 0
     assert "\nship: improvement +" in shipped.stdout
-
-
-# --- what is read of the policies and of Q ---
-
-
-def test_turns_of_other_policies_and_without_an_action_have_no_probability(
-    setting: Setting,
-) -> None:
-    one, other = setting.rows[0][:1], [setting.rows[1][0] | {"policy_version": "another"}]
-    none = [setting.rows[2][0] | {"adoption": "not_shown"}]
-    people = [setting.rows[3][0] | {"adoption": None, "policy_version": None}]
-    read = [
-        logprobs_of_log(setting.old, [one, other, none, people], own_turns_only=only)
-        for only in (True, False)
-    ]
-
-    assert read[0][0][0] == pytest.approx(one[0]["suggestion_logprob"], abs=1e-4)
-    assert [math.isnan(each[0]) for each in read[0]] == [False, True, False, True]
-    assert not any(math.isnan(each[0]) for each in read[1])
-    assert read[0][2] == read[1][2] == [0.0]
-
-
-def test_q_is_read_at_logged_actions_and_at_suggestions(setting: Setting) -> None:
-    q = random_q(setting.folder / "policy")
-    rows = next(each for each in setting.rows if len(each) == 2)
-    name = rows[0]["conversation_id"]
-    asked = {(name, 1): ["yes", None], (name, 2): ["no"]}
-    prompt = setting.old.settings.system_prompt
-    read = q_readings(q, [rows], asked, system_prompt=prompt)[name]
-    seen = list(decisions(rows, system_prompt=prompt))
-    first, second = seen[0].state, seen[1].state
-
-    assert read.q == pytest.approx(
-        q([first, second], [each.action or "" for each in seen]), abs=1e-5
-    )
-    assert read.v[0] == pytest.approx(np.mean(q([first, first], ["yes", ""])), abs=1e-5)
-    assert read.v[1] == pytest.approx(q([second], ["no"])[0], abs=1e-5)
-    assert len(read.first_values) == 3
-    assert len(set(read.first_values)) == 3
-
-
-def test_the_kl_is_that_of_the_tokens_that_were_drawn(setting: Setting) -> None:
-    rows = [each[:1] for each in setting.rows[:60]]
-    states = [
-        next(decisions(each, system_prompt=setting.old.settings.system_prompt)).state
-        for each in rows
-    ]
-    seed_sampling(0, call=0)
-    drawn = sample(setting.new, states)
-    prompts = [setting.old.renderer.prompt_ids(state) for state in states]
-    before = token_logprobs(
-        setting.old.model,
-        [(prompt, one.tokens) for prompt, one in zip(prompts, drawn, strict=True)],
-        temperature=setting.old.settings.temperature,
-    )
-    apart = np.mean([one.logprob - b for one, b in zip(drawn, before, strict=True)])
-
-    assert kl_per_suggestion(setting.new, setting.new, rows, most=60, seed=0) == pytest.approx(
-        0, abs=1e-5
-    )
-    assert kl_per_suggestion(setting.new, setting.old, rows, most=60, seed=0) == pytest.approx(
-        apart, abs=1e-5
-    )
-    assert kl_per_suggestion(setting.new, setting.old, [], most=60, seed=0) is None
-
-
-def test_the_kl_of_suggestions_that_are_cut_off_is_not_that_of_silence(setting: Setting) -> None:
-    rows = [each[:1] for each in setting.rows[:60]]
-    one_token = setting.new.settings.model_copy(update={"max_new_tokens": 1})
-    short = replace(setting.new, settings=one_token)
-    found = kl_per_suggestion(short, setting.old, rows, most=60, seed=0)
-    asked = [
-        next(decisions(each, system_prompt=setting.old.settings.system_prompt)).state
-        for each in rows
-    ]
-    silent = [
-        a - b
-        for a, b in zip(
-            *(action_logprobs(one, [(s, "") for s in asked]) for one in (short, setting.old)),
-            strict=True,
-        )
-    ]
-
-    assert all(one.text is None for one in sample(short, asked))
-    assert found is not None
-    assert abs(found - np.mean(silent)) > 0.1
