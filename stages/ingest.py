@@ -27,7 +27,7 @@ from iterppo.logs.outcome_events import (
     load_events,
 )
 from iterppo.logs.reading import Done, Reader, Task
-from iterppo.logs.rejects import rejected_tables
+from iterppo.logs.rejects import masked_refusals, rejected_tables
 from iterppo.logs.repetitions import repeated, taken_ids
 from iterppo.logs.sources import LogFile, pieces
 from iterppo.logs.taking import COUNT_OF_FACT, clock_of
@@ -62,11 +62,12 @@ def run(
         recorded_meanwhile(config, logs, known=inputs) as records,
         open_engine(engine, workers=workers) as pool,
     ):
-        tasks, spills = _tasks(logs, config, writer)
-        spilled = _spill_all(spills, config, pool)
-        shares = _shares(spills, spilled, writer)
-        tables = _event_tables([*tasks, *shares], config, writer.scratch, pool)
-        done = _read_all([*tasks, *shares], config, tables, pool)
+        with masked_refusals(config):
+            tasks, spills = _tasks(logs, config, writer)
+            spilled = _spill_all(spills, config, pool)
+            shares = _shares(spills, spilled, writer)
+            tables = _event_tables([*tasks, *shares], config, writer.scratch, pool)
+            done = _read_all([*tasks, *shares], config, tables, pool)
         for read in done:
             writer.adopt(read.rows)
         for name in ("lines", "lines_taken", "copies", "rejects", "conversations"):

@@ -167,3 +167,46 @@ def test_of_a_value_that_a_reason_cuts_nothing_is_shown_where_data_is_masked(
 
     (reject,) = open_artifact(tmp_path / "rejects").rows()
     assert "anna" not in f"{raised.value} {reject}"
+
+
+@pytest.mark.parametrize(
+    ("log", "events", "told"),
+    [
+        pytest.param(
+            {"a.csv": b"anna@example.com,customer,call 0171 1234567\n"},
+            "customer_id,time\nk,2026-05-01\n",
+            "it has [EMAIL], customer, call [PHONE]. Name its columns",
+            id="a log without a header",
+        ),
+        pytest.param(
+            {"a.jsonl": ONE},
+            "anna@example.com,2026-05-01\n",
+            "events.csv: no column 'customer_id' (it has [EMAIL], 2026-05-01). Set key_column.",
+            id="events without a header",
+        ),
+        pytest.param(
+            {"a.jsonl": ONE},
+            "customer_id,time\nk,anna@example.com\n",
+            "events.csv: row 1: column 'time': '[EMAIL]' is no time as ISO 8601. Set time_format.",
+            id="an event whose columns are interchanged",
+        ),
+        pytest.param(
+            {"a.jsonl": ONE},
+            f"customer_id,time\nk,2026-05-01,{'x' * 76}anna@example.com\n",
+            "Row #2: Expected 2 columns, got 3).",
+            id="an event with a field too many, of which the parser shows the beginning",
+        ),
+    ],
+)
+def test_the_refusal_of_a_file_shows_nothing_of_anybody_where_data_is_masked(
+    log: dict[str, bytes], events: str, told: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text(events)
+    outcome = {"by": "events", "file": str(file), "join": "customer_id"}
+
+    with pytest.raises(DataError) as raised:
+        ingested(tmp_path, log, redact=True, outcomes=[outcome])
+
+    assert told in str(raised.value)
+    assert "anna" not in str(raised.value)

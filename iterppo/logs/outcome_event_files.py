@@ -41,6 +41,8 @@ _CSV_BLOCK_BYTES = 2**22
 _LONGEST_HEADER = 100_000
 """Characters."""
 _DELIMITERS = ",;\t|"
+_ROW_SHOWN = re.compile(r"(?<=columns, got )(\d+): .*", re.DOTALL)
+"""The beginning of a row behind its number, which says enough."""
 _CODECS = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 
 
@@ -107,7 +109,7 @@ def read_events(
                 reader.microseconds_of(batch),
             )
     except (OSError, csv.Error, pa.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
+        reason = _ROW_SHOWN.sub(r"\1", str(error)).partition("\n")[0]
         raise DataError(f"{file.name}: cannot be read as events ({reason}).") from None
 
 

@@ -5,6 +5,7 @@ lines, reasons -> a file a task -> rejects@1 of the whole log
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ import msgspec
 from iterppo.config import IngestConfig
 from iterppo.contracts import ROWS
 from iterppo.contracts.base import arrow_schema
+from iterppo.errors import DataError
 from iterppo.logs.sources import Piece
 
 if TYPE_CHECKING:
@@ -182,3 +184,17 @@ def redactor_of(config: IngestConfig) -> Redactor | None:
     from iterppo.logs.redaction import Redactor
 
     return Redactor(config.redact_patterns)
+
+
+@contextlib.contextmanager
+def masked_refusals(config: IngestConfig) -> Iterator[None]:
+    """Mask what the refusal of a whole file quotes of it, if the configuration asks for that: the
+    header that is missing is somebody's first message. The name before it stays."""
+    try:
+        yield
+    except DataError as error:
+        redactor = redactor_of(config)
+        if redactor is None:
+            raise
+        name, colon, what = str(error).partition(": ")
+        raise DataError(f"{name}{colon}{redactor.reason(what)}") from None

@@ -223,8 +223,8 @@ def test_times_may_have_a_format_of_their_own(tmp_path: Path) -> None:
         ),
         pytest.param(
             "order,at\na\n",
-            "events: cannot be read as events (CSV parse error: Row #2: Expected 2 columns, got 1: "
-            "a).",
+            "events: cannot be read as events (CSV parse error: Row #2: Expected 2 columns, got "
+            "1).",
             id="CSV, a row too short",
         ),
         pytest.param(
