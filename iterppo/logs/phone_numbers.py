@@ -35,6 +35,8 @@ _SAID_ROW = re.compile(rf"\d+(?:{_BETWEEN}\d+){{0,16}}")
 _ROW = re.compile(rf"\d+(?:{_BETWEEN}\d{{2,}}){{0,6}}")
 _ANNOUNCED = re.compile(r"(?i:tel|fon|phone|mob|mobile?|handy|cell|call|app|wa)\Z")
 """Words that are written together with a number."""
+_EXTENSION = re.compile(r"[xX]\d{1,6}(?!\w)")
+"""`555-123-4567x89`; behind fewer than ten digits it is a measure."""
 
 _SHORT_SHAPES = {
     *((3, 4), (4, 4), (2, 3, 2), (3, 2, 2), (3, 2, 3), (3, 3, 2), (3, 3, 3), (2, 3, 4)),
@@ -102,10 +104,13 @@ def _end_of_phone(view: str, start: int, sign: str, barriers: dict[int, bool]) -
             num_open, end = 0, end + 1
         if num_open:
             continue
-        if not _is_letter(view[end : end + 1]):
+        is_extended = totals[count - 1] >= 10 and _EXTENSION.match(view, end) is not None
+        if is_extended or not _is_letter(view[end : end + 1]):
             return end
-        if before_letters is None and (says_so or view[end] not in "xX") and (count > 1 or sign):
-            before_letters = end
+        if (says_so or view[end] not in "xX") and (count > 1 or sign):
+            if count > 1 and not view[first - 1].isspace():  # `+1-555-123-4567pls`
+                return end
+            before_letters = before_letters or end
     return before_letters
 
 
