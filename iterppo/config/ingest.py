@@ -167,7 +167,8 @@ class IngestConfig(StageConfig):
     redact: bool = False
     """Mask e-mail addresses, phone numbers and card numbers before anything is written."""
     redact_patterns: dict[str, Pattern] = {}
-    """More to mask: name = regular expression; what it finds becomes [NAME]."""
+    """More to mask where `redact` is true: name = regular expression; what it finds becomes
+    [NAME]."""
     max_reject_rate: Share = 0.01
     """Share of the lines that may be rejected; beyond it the stage ends with exit status 3."""
 
@@ -183,4 +184,6 @@ class IngestConfig(StageConfig):
             )
         if self.influenced_up_to < self.edited_up_to:
             raise ValueError("influenced_up_to lies below edited_up_to")
+        if self.redact_patterns and not self.redact:
+            raise ValueError("redact_patterns mask nothing without redact = true (--redact)")
         return self
