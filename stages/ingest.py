@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 
+NO_MESSAGES = "messages: Field required"
+"""Why every line is rejected of an event log whose columns nobody named."""
+
 
 def run(
     config: IngestConfig,
@@ -235,9 +238,11 @@ def _refuse(
     commonest = "; ".join(f"{number} × {why}" for why, number in reasons.most_common(5))
     if not counts["conversations"]:
         where = logs[0].name if len(logs) == 1 else f"{logs[0].name} … ({len(logs)} logs)"
+        is_event_log = list(reasons) == [NO_MESSAGES]
         raise DataError(
             f"{where}: no conversation in it was taken ({num_rejects} rejects"
             f"{': ' if commonest else ''}{commonest}). "
+            + ("Is it an event log? Name its columns in --mapping. " if is_event_log else "")
             + (f"See: iterppo inspect {rejects}" if counts["lines"] else "It is empty.")
         )
     if num_rejects > config.max_reject_rate * counts["lines"]:

@@ -173,6 +173,17 @@ def test_a_log_without_a_conversation_is_refused(
     assert not (tmp_path / "trajectories").exists()
 
 
+def test_an_event_log_whose_columns_nobody_named_is_told_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as raised:
+        ingested(tmp_path, b'{"thread": "t", "sender": "user", "body": "hi"}\n' * 2)
+
+    assert str(raised.value) == (
+        "a.jsonl: no conversation in it was taken (2 rejects: 2 × messages: Field required). Is it "
+        "an event log? Name its columns in --mapping. See: iterppo inspect "
+        f"{tmp_path / 'rejects'}"
+    )
+
+
 @pytest.mark.parametrize("depth", [100, 900, 960, 970, 980, 990, 1_000, 3_000, 100_000])
 def test_nesting_of_whatever_depth_is_taken_or_rejected(depth: int, tmp_path: Path) -> None:
     deep = b"[" * depth + b"]" * depth

@@ -158,7 +158,8 @@ def check_record(content: dict[str, Any]) -> LogConversation:
     try:
         checked = _Conversation.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        # What has no messages is no conversation; that its id is missing too says less.
+        first = min(error.errors(), key=lambda one: one["loc"] != ("messages",))
         where = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{where}: {first['msg']}" if where else first["msg"]) from None
     conversation = LogConversation(

@@ -25,7 +25,8 @@ def reason(broken: bytes) -> str:
         ),
         pytest.param(b'{"a": "\xff"}', "not UTF-8 at byte 7", id="not UTF-8"),
         pytest.param(b"[1]", "not a JSON object", id="a list"),
-        pytest.param(b"{}", "conversation_id: Field required", id="no id"),
+        pytest.param(b"{}", "messages: Field required", id="nothing"),
+        pytest.param(b'{"messages": []}', "conversation_id: Field required", id="no id"),
         pytest.param(b'{"conversation_id": "c"}', "messages: Field required", id="no messages"),
         pytest.param(
             b'{"conversation_id": 7.5, "messages": []}',
