@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
@@ -240,28 +240,34 @@ class _Reader:
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
-        text = head.decode(errors="replace").strip()
-        first = re.split(r"[\r\n]", text, maxsplit=1)[0].strip()  # old programs end lines with \r
+        text = head.decode(errors="replace").lstrip("\r\n")
+        first = re.split(r"[\r\n]", text, maxsplit=1)[0]  # old programs end lines with \r
         if len(first) > _LONGEST_HEADER:
             raise DataError(
                 f"{self.file.name}: cannot be read as events (its first line has {len(first)} "
                 "characters, and is no header)."
             )
-        headers = {each: next(csv.reader([first], delimiter=each)) for each in _DELIMITERS}
+        # Stripped as that of a log is -> as it stands.
+        headers = {
+            each: {name.strip(): name for name in next(csv.reader([first], delimiter=each))}
+            for each in _DELIMITERS
+        }
         names = self.columns.names
         # The delimiter under which the columns are there; else the one that makes the most of them.
         delimiter = max(_DELIMITERS, key=lambda d: (*_found(names, headers[d]), len(headers[d])))
-        self._check_columns(headers[delimiter])
+        header = headers[delimiter]
+        self._check_columns(list(header))
+        theirs = [header[name] for name in names]
         with self._text() as stream:
             reader = arrow_csv.open_csv(
                 stream,
                 read_options=arrow_csv.ReadOptions(block_size=_CSV_BLOCK_BYTES, use_threads=False),
                 parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(
-                    include_columns=names, column_types=dict.fromkeys(names, pa.string())
+                    include_columns=theirs, column_types=dict.fromkeys(theirs, pa.string())
                 ),
             )
-            yield from self._arrow(reader)
+            yield from self._arrow(batch.rename_columns(names) for batch in reader)
 
     def _parquet(self) -> Iterator[_Batch]:
         import pyarrow.parquet as pq
@@ -327,5 +333,5 @@ def _outside(times: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return found
 
 
-def _found(names: Sequence[str], header: Sequence[str]) -> list[bool]:
+def _found(names: Sequence[str], header: Collection[str]) -> list[bool]:
     return [name in header for name in names]

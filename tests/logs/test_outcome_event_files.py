@@ -81,6 +81,14 @@ def as_semicolons(path: Path) -> Path:
     )
 
 
+def as_columns_under_each_other(path: Path) -> Path:
+    return text(
+        path,
+        " note | order | at \nx|a-1| 2026-05-01T10:00:00Z\n|17| 1777627800\n"
+        "|é| 2026-05-01T12:00:00+02:00\n",
+    )
+
+
 def as_parquet(path: Path) -> Path:
     zoned = pa.array([TEN, NINE_THIRTY, TEN], pa.timestamp("us", "Europe/Berlin"))
     return parquet(path, order=pa.array(["a-1", "17", "é"]).dictionary_encode(), at=zoned)
@@ -90,6 +98,7 @@ TEXTS = [
     pytest.param(as_json, id="JSON Lines"),
     pytest.param(as_csv, id="CSV"),
     pytest.param(as_semicolons, id="CSV as Excel writes it in Germany"),
+    pytest.param(as_columns_under_each_other, id="CSV with blanks around the names"),
 ]
 FORMATS = [*TEXTS, pytest.param(as_parquet, id="Parquet")]
 EVENTS = [(hash_of("a-1"), TEN), (hash_of("17"), NINE_THIRTY), (hash_of("é"), TEN)]
