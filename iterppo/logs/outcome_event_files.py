@@ -22,6 +22,7 @@ from iterppo.errors import DataError
 from iterppo.logs.censoring import utc
 from iterppo.logs.refusals import refuse_encoding
 from iterppo.logs.sources import Lines, LogFile, Piece
+from iterppo.logs.tables import CSV_NULL
 from iterppo.logs.times import read_time, shorten
 
 if TYPE_CHECKING:
@@ -264,7 +265,10 @@ class _Reader:
                 read_options=arrow_csv.ReadOptions(block_size=_CSV_BLOCK_BYTES, use_threads=False),
                 parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(
-                    include_columns=theirs, column_types=dict.fromkeys(theirs, pa.string())
+                    include_columns=theirs,
+                    column_types=dict.fromkeys(theirs, pa.string()),
+                    null_values=[CSV_NULL],
+                    strings_can_be_null=True,
                 ),
             )
             yield from self._arrow(batch.rename_columns(names) for batch in reader)

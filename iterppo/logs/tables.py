@@ -33,6 +33,8 @@ Layout = Literal["lines", "csv", "parquet"]
 """How a file is laid out; only `lines` can be cut into pieces."""
 Row = tuple[int, bytes, dict[str, Any] | DataError]
 
+CSV_NULL = r"\N"
+"""What MySQL, Hive and Snowflake write in the place of a null."""
 MAX_FIELD_CHARACTERS = 32 * 2**20
 """A longer field is a quotation mark that nobody closed; the parser holds a field in memory."""
 
@@ -131,7 +133,8 @@ class CsvRows:
                 self.num_lines = lines.number
                 yield number, lines.raw(), DataError(broken)
             else:
-                yield number, lines.raw(), {name: row[place] for name, place in places}
+                fields = [None if field == CSV_NULL else field for field in row]
+                yield number, lines.raw(), {name: fields[place] for name, place in places}
 
 
 class _CsvLines:

@@ -84,6 +84,16 @@ def test_a_row_has_the_columns_that_are_asked_for_and_the_line_that_it_begins_in
     ]
 
 
+def test_a_null_as_databases_write_it_is_one(folder: Path) -> None:
+    content = b'a,b\n1,\\N\n"\\N",\\None\n\\N\\N,NULL\n'
+
+    assert [row for _, row in rows_of(content)] == [
+        {"a": "1", "b": None},
+        {"a": None, "b": r"\None"},
+        {"a": r"\N\N", "b": "NULL"},
+    ]
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_fields_are_separated_by_what_separates_the_header(folder: Path, delimiter: str) -> None:
     content = 'b_a\n"x,;\t|y"_2\n'.replace("_", delimiter).encode()
