@@ -156,6 +156,16 @@ def test_what_is_too_long_to_be_kept_is_cut_without_half_an_address(tmp_path: Pa
     )
 
 
+def test_of_a_line_that_was_cut_off_no_half_address_is_kept(tmp_path: Path) -> None:
+    cut_off = b'{"conversation_id": "c", "messages": [{"content": "I am anna@exam'
+
+    plain = ingested(tmp_path / "a", ONE + cut_off)
+    masked = ingested(tmp_path / "b", ONE + cut_off, redact=True)
+
+    assert plain.rejects[0]["raw"] == cut_off.decode()
+    assert masked.rejects[0]["raw"] == cut_off.decode().removesuffix('"I am anna@exam')
+
+
 def test_of_a_value_that_a_reason_cuts_nothing_is_shown_where_data_is_masked(
     tmp_path: Path,
 ) -> None:

@@ -30,6 +30,8 @@ _CHARACTERS_PER_GROUP = 4 * 2**20
 _MAX_RAW = 2**20
 _MAX_REASON = 1_000
 _MAX_REASONS = 1_000
+_CUT_OFF = "not JSON: Unterminated string"
+"""Of the last line of a log that somebody stopped writing."""
 
 
 class Line(msgspec.Struct, gc=False):
@@ -75,7 +77,8 @@ class Rejects:
         raw = line.raw
         whole = raw[:_MAX_RAW]
         if self.redactor:
-            if len(raw) > _MAX_RAW:  # half an address would not be seen for what it is
+            # Half an address would not be seen for what it is.
+            if len(raw) > _MAX_RAW or reason.startswith(_CUT_OFF):
                 whole = whole.rpartition(b'"')[0]
             reason, text = self.redactor.reason(reason), self.redactor.raw(whole)
         else:
