@@ -350,6 +350,12 @@ def test_of_settings_that_contradict_each_other_a_place_is_named_if_it_is_certai
     assert message("ingest", *settings, file=file).startswith(f"{where}ingest: cutoff needs idle")
 
 
+def test_patterns_of_redaction_are_refused_where_nothing_is_masked(folder: Path) -> None:
+    assert message("ingest", "ingest.redact_patterns={order='RE'}") == (
+        "--set: ingest: redact_patterns mask nothing without redact = true (--redact)."
+    )
+
+
 def test_a_seed_of_all_is_blamed_on_where_it_was_set(folder: Path) -> None:
     assert message("ppo", "seed=-1", file="[ppo]\nclip = 0.1").startswith("--set: ")
     assert message("ppo", "ppo.clip=0.1", file="seed = -1").startswith("run.toml: ")
