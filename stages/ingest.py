@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 
-NO_MESSAGES = "messages: Field required"
+_NO_MESSAGES = "messages: Field required"
 """Why every line is rejected of an event log whose columns nobody named."""
 
 
@@ -238,7 +238,7 @@ def _refuse(
     commonest = "; ".join(f"{number} × {why}" for why, number in reasons.most_common(5))
     if not counts["conversations"]:
         where = logs[0].name if len(logs) == 1 else f"{logs[0].name} … ({len(logs)} logs)"
-        is_event_log = list(reasons) == [NO_MESSAGES]
+        is_event_log = list(reasons) == [_NO_MESSAGES]
         raise DataError(
             f"{where}: no conversation in it was taken ({num_rejects} rejects"
             f"{': ' if commonest else ''}{commonest}). "
