@@ -27,6 +27,7 @@ from iterppo.config import (
     InitConfig,
     PPOConfig,
     ReturnsConfig,
+    RolloutConfig,
     StageConfig,
 )
 from iterppo.config_loading import load_config
@@ -320,4 +321,9 @@ def input_records(
             records |= file_records(
                 "model", sorted(p for p in Path(config.model).iterdir() if p.is_file())
             )
+    if isinstance(config, RolloutConfig):
+        from iterppo.environments.loader import source_files
+
+        found = given.get("environment") or source_files(config.env)
+        records |= file_records("environment", found)
     return records
