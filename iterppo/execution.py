@@ -27,6 +27,7 @@ from iterppo.config import (
     InitConfig,
     PPOConfig,
     ReturnsConfig,
+    RolloutConfig,
     StageConfig,
 )
 from iterppo.config_loading import load_config
@@ -144,6 +145,8 @@ def _execute(
     if name == "ppo" and not force:
         _refuse_strangers(arguments)
         _refuse_noise(arguments["q"])
+    if not force:
+        _refuse_other_turns(stage, arguments)
     if given.get("engine") == "local":  # then nothing in it needs pandas
         leave_pandas_out()
     if processes is not None and is_launched():
@@ -221,6 +224,23 @@ def _refuse_strangers(arguments: Mapping[str, Path]) -> None:
     logs = [inputs.get("trajectories") for inputs in made_of.values()]
     if None not in logs and len({log.digest for log in logs if log is not None}) > 1:
         refuse("q", f"was fitted on another log than that of {places['prompts']}")
+
+
+def _refuse_other_turns(stage: Stage, arguments: Mapping[str, Path | None]) -> None:
+    """What was made of trajectories that were made again since, with other outcomes it may be: the
+    turns still have the same names, so that they are read together without a word."""
+    log = arguments.get("trajectories")
+    for slot in stage.reads:
+        place = arguments[slot.name]
+        if log is None or place is None or slot.kind not in ("returns", "credit", "actions"):
+            continue
+        source = read_manifest(place).inputs.get("trajectories")
+        if source is not None and source.digest != read_manifest(log).digest:
+            raise UsageError(
+                f"{place}: was made of other trajectories than {log} holds now. Run: iterppo "
+                f"{read_manifest(place).stage}, name artifacts of one round, or go on all the same "
+                "with --force."
+            )
 
 
 def _refuse_several(processes: Processes) -> None:
@@ -320,4 +340,9 @@ def input_records(
             records |= file_records(
                 "model", sorted(p for p in Path(config.model).iterdir() if p.is_file())
             )
+    if isinstance(config, RolloutConfig):
+        from iterppo.environments.loader import source_files
+
+        found = given.get("environment") or source_files(config.env)
+        records |= file_records("environment", found)
     return records

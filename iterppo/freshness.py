@@ -168,6 +168,8 @@ def _compared(path: Path, manifest: Manifest) -> tuple[State, str, tuple[str, ..
             given["logs"].append(str(there))
         elif name.startswith("earlier ") and name.endswith(" trajectories"):
             given.setdefault("earlier", []).append(there.parent)
+        elif name.startswith("environment "):
+            given.setdefault("environment", []).append(there)
         else:
             files[name] = (Path(record.path), there)
     if reasons or unknown:

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from iterppo.artifact import ArtifactWriter, Manifest, open_artifact
+from iterppo.artifact import ArtifactWriter, Manifest, file_records, open_artifact
 from iterppo.config import RolloutConfig
 from iterppo.environments.episodes import Suggestion, TurnSoFar, hold_conversations
-from iterppo.environments.loader import load_environment
+from iterppo.environments.loader import load_environment, source_files
 from iterppo.environments.styles import styled
 from iterppo.errors import UsageError
 from iterppo.logs.sources import LOG_FILE
@@ -25,6 +25,7 @@ def run(
     """Hold conversations; `scripted` takes the environment's own assistant in place of a policy."""
     factory = load_environment(config.env)
     inputs = {"policy": open_artifact(policy).record()} if policy else {}
+    inputs |= file_records("environment", source_files(config.env))
     assistant: _Scripted | _Model
     if scripted:
         assistant = _Scripted(factory, config)

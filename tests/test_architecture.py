@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": {"errors", "artifact"},
     "pipeline": BASE | {"config"},
     "execution": BASE
-    | {"artifact", "config", "config_loading", "engines", "launch", "logs", "pipeline", "progress"},
+    | {"artifact", "config", "config_loading", "engines", "environments", "launch", "logs"}
+    | {"pipeline", "progress"},
     "freshness": BASE | {"artifact", "execution", "logs", "pipeline"},
     "environments": LOWER,
     "lm": LOWER,

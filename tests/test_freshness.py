@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,37 @@ def test_code_that_changed_is_a_reason(round_folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr("iterppo.artifact.manifest.code_digest", lambda: "other")
 
     assert set(reasons(round_folder, "returns")) == {"the code of iterppo changed since"}
+
+
+def test_an_environment_that_was_changed_makes_its_log_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    environment = Path("salon.py")
+    environment.write_text(
+        "class Salon:\n"
+        "    def reset(self, seed):\n        return 'Hello'\n"
+        "    def step(self, text):\n        return 'Thanks', True, True\n"
+        "    def scripted_assistant(self, seed):\n        return self\n"
+        "    def suggest(self, customer, turn):\n        return 'Welcome'\n"
+    )
+    log = Path("runs/salon/000/log")
+    arguments = ["rollout", "--policy", "scripted", "--out", log]
+    arguments += ["--set", "rollout.env=salon:Salon", "--set", "rollout.conversations=3"]
+    command(*arguments)
+
+    assert freshness(log, "rollout").state == "fresh"
+    assert "up to date" in command(*arguments).stdout
+
+    monkeypatch.chdir("runs")  # where the module is not found
+    log = Path("salon/000/log")
+    monkeypatch.setattr("sys.path", [each for each in sys.path if each != str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "salon")
+    assert freshness(log, "rollout").state == "fresh"
+
+    Path("../salon.py").write_text("import nothing_of_this_name\n")
+    assert freshness(log, "rollout").reasons == ("its input environment 0 changed since",)
 
 
 def test_another_configuration_of_today_is_not_considered(round_folder: Path) -> None:

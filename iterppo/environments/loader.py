@@ -5,7 +5,9 @@ import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from iterppo.environments.plain import in_our_form, summary
@@ -53,6 +55,23 @@ def load_environment(name: str) -> Callable[[], Environment]:
     return in_our_form(factory, environment, name=name)
 
 
+def source_files(name: str) -> list[Path]:
+    """The file that an environment is written in: a log is of what it says. None of those that are
+    built in, which are code of iterppo, and where there is none to be found. What the file imports
+    is not followed."""
+    if name in _BUILT_IN:
+        return []
+    module_name = (name if ":" in name else _registered(name)).partition(":")[0].strip()
+    _look_in_the_current_folder()
+    try:
+        spec = find_spec(module_name)
+    except Exception:  # the package that it is in is imported, and may raise anything
+        spec = None  # whoever loads the environment is told
+    if spec is None or not spec.has_location or spec.origin is None:
+        return []
+    return [Path(spec.origin)]
+
+
 def _registered(name: str) -> str:
     """The `module:factory` that a plain name is registered for."""
     if name in _BUILT_IN:
@@ -81,10 +100,7 @@ def _import(reference: str, name: str) -> Any:
             f"environment {name!r} is not of the form module:factory; "
             "write for example my_package.my_shop:MyShop"
         )
-    # A console script, unlike `python -m`, does not search the folder that it is started in. Last
-    # in the path, nothing there can hide an installed module.
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
+    _look_in_the_current_folder()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -100,3 +116,10 @@ def _import(reference: str, name: str) -> Any:
             f"environment {name!r}: module {module_name} has no {attribute}; "
             f"it has: {', '.join(sorted(public)) or 'nothing'}"
         ) from None
+
+
+def _look_in_the_current_folder() -> None:
+    """A console script, unlike `python -m`, does not search the folder that it is started in. Last
+    in the path, nothing there can hide an installed module."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())

@@ -29,7 +29,8 @@ def behind_the_log(
     which probabilities were logged, once each is weighted by
     π(a|s) / b(a|s): (Σ ρ)² / (n Σ ρ²). π is the plain policy, b(a|s) what was logged, under the
     persona. A persona is drawn before anything is said, so within its conversations the weights are
-    right as they are, whatever its probability.
+    right as they are, whatever its probability. Abstentions are left out: what was logged for one
+    that was cut off at the length limit is the probability of words that the log does not have.
     """
     train = [c for c in conversations if c.split == "train"]
     rows = [turn.row for c in train for turns in c.turns for turn in turns]
@@ -60,7 +61,7 @@ def behind_the_log(
             if (
                 row["suggestion_logprob"] is not None
                 and (row["policy_version"] != policy.settings.version or _has_persona(row))
-                and decision.action is not None
+                and decision.action
             ):
                 pairs.append((decision.state, decision.action))
                 logged.append(row["suggestion_logprob"])

@@ -129,6 +129,8 @@ def save_policy(
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=settings["temperature"],
+        top_p=1.0,
+        top_k=0,  # off; where it is not said, transformers take 50
         max_new_tokens=settings["max_new_tokens"],
         eos_token_id=renderer.eos_id,
         pad_token_id=renderer.tokenizer.pad_token_id,

@@ -32,6 +32,8 @@ _MARKS = re.compile(r"\[(business sent|customer)\]", re.IGNORECASE)
 # Private-use characters: no template holds them, and what people wrote takes no part in rendering a
 # template.
 _SLOT = re.compile("\ue000(\\d+)\ue001")
+_ON_A_DAY = "{{%- macro strftime_now(format) -%}}{day}{{%- endmacro -%}}"
+"""Before a template, it takes the place of the clock that transformers give to templates."""
 
 
 @dataclass(frozen=True)
@@ -342,6 +344,27 @@ class Renderer:
             raise UsageError(
                 f"{name}: its chat template does not end an assistant message with the eos token."
             )
+        if self._text_on("one day", state) != self._text_on("another", state):
+            raise UsageError(
+                f"{name}: its chat template writes today's date, so that a state would be other "
+                "tokens tomorrow. Give the folder a template with a date that stays."
+            )
+        if following != self.tokenizer.apply_chat_template(
+            [*state, assistant, user], add_generation_prompt=True, return_dict=False
+        ):
+            raise UsageError(
+                f"{name}: its tokenizer joins messages with the text around them, so that plain "
+                "transformers would serve other tokens than training saw. Take another model."
+            )
+
+    def _text_on(self, day: str, messages: Sequence[Message]) -> str:
+        """What the template makes of the messages on that day."""
+        template = _ON_A_DAY.format(day=day) + self.tokenizer.get_chat_template()
+        return str(
+            self.tokenizer.apply_chat_template(
+                list(messages), chat_template=template, tokenize=False
+            )
+        )
 
 
 def _without_control_tokens(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:

@@ -1,14 +1,18 @@
 """Whose returns a log holds: the policy's own, others', or nobody knows whose."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from iterppo.config import FitQConfig
 from iterppo.lm.behaviour import behind_the_log
+from iterppo.lm.likelihood import action_logprobs
 from iterppo.lm.policy import Policy
 from iterppo.lm.q_log import Conversation, Turn
+from iterppo.lm.rendering import Message
 from tests.lm.conftest import MakeRow
+
+MakeState = Callable[..., list[Message]]
 
 OWN = "own"
 """Stands for the version of the policy that is to be improved."""
@@ -54,3 +58,17 @@ def test_a_turn_of_nobody_knows_whom_is_not_said_to_be_anothers(
     assert {name for name in found if name.startswith("advice")} == advised
     asked = behind_the_log(log, policy, FitQConfig(method="fqe"))
     assert not any(name.startswith("advice") for name in asked), "Q is of the policy itself"
+
+
+def test_what_was_cut_off_has_no_part_in_what_is_left_of_a_log(
+    policy: Policy, row: MakeRow, make_state: MakeState
+) -> None:
+    (own,) = action_logprobs(policy, [(make_state("And then?"), "yes")])
+    said = {"policy_version": "old", "suggestion_logprob": own}
+    # Of one that was cut off, the log has the probability of its words, and not the words.
+    cut = said | {"suggestion": None, "adoption": "abstained", "suggestion_logprob": -40.0}
+    log = [conversation(row, ["old"]) for _ in range(10)]
+    for number, each in enumerate(log):
+        each.rows[0].update(cut if number == 0 else said)
+
+    assert behind_the_log(log, policy, FitQConfig())["effective_share"] == pytest.approx(1)

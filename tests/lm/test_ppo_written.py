@@ -76,6 +76,24 @@ def test_what_is_exported_is_a_plain_language_model(
     assert saved.version != run.policy.settings.version
 
 
+def test_plain_transformers_draw_from_the_whole_distribution(
+    make_policy: Callable[..., Path], tmp_path: Path
+) -> None:
+    policy = load_policy(make_policy(max_new_tokens=1))  # of random weights: nearly uniform
+    policies.save_policy(
+        tmp_path,
+        model=policy.model,
+        renderer=policy.renderer,
+        settings=policy.settings.model_dump(exclude={"version"}),
+    )
+    served: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompt_BS = torch.ones(4000, 1, dtype=torch.long)
+    torch.manual_seed(0)
+    written_BS = served.generate(prompt_BS, attention_mask=torch.ones_like(prompt_BS))
+
+    assert len(written_BS[:, 1].unique()) == served.config.vocab_size
+
+
 def test_q_as_the_reward_reads_text_whatever_the_policys_tokenizer(
     start: Start, prompts: list[dict[str, Any]], tmp_path: Path
 ) -> None:

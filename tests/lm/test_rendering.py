@@ -345,6 +345,11 @@ def test_the_empty_action_is_the_end_of_turn_alone(renderer: Renderer) -> None:
             "does not end an assistant message with the eos token",
             id="writes no end of turn",
         ),
+        pytest.param(
+            "{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE,
+            "writes today's date",
+            id="begins with the date",
+        ),
     ],
 )
 def test_a_template_that_breaks_the_promises_is_refused(template: str, reason: str) -> None:
@@ -352,6 +357,26 @@ def test_a_template_that_breaks_the_promises_is_refused(template: str, reason: s
         Renderer(with_template(template))
 
     assert reason in str(refused.value)
+
+
+def test_a_date_that_stays_is_none_of_today() -> None:
+    written = (
+        "{%- set date = '26 Jul 2024' -%}{%- if not date -%}{{ strftime_now('%d') }}{%- endif -%}"
+    )
+    renderer = Renderer(with_template(written + "{{ date }}" + CHAT_TEMPLATE))
+
+    assert renderer.tokenizer.decode(renderer.action_ids("room")) == f"room{END}"
+
+
+def test_a_tokenizer_that_joins_a_message_with_what_stands_before_it_is_refused() -> None:
+    tokenizer = train_tokenizer(["The user, the user of the system"] * 3, vocab_size=300)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "{{ message['content']",
+        "{% if message['role'] == 'user' %} {% endif %}{{ message['content']",
+    )
+
+    with pytest.raises(UsageError, match="joins messages with the text around them"):
+        Renderer(tokenizer)
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused() -> None:

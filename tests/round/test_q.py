@@ -90,6 +90,29 @@ def test_without_next_actions_a_method_that_needs_them_says_what_to_do(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_returns_of_a_log_that_was_read_anew_are_refused_unless_it_is_wanted(
+    first: Path, config: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    log = tmp_path / "trajectories"
+    # The same turns with the same names, in other splits.
+    run(
+        *("ingest", first / "log", "--out", log, "--rejects", tmp_path / "rejects"),
+        *("--config", config, "--set", "ingest.heldout=0.5"),
+    )
+    arguments = explicit("fit-q", first, tmp_path / "q")
+    arguments[arguments.index(first / "trajectories")] = log
+    arguments += ["--config", config, "--set", "fit-q.max_steps=1"]
+    done = command(*arguments)
+    run(*arguments, "--force")
+
+    assert done.status == 2
+    assert (
+        f"{first / 'returns'}: was made of other trajectories than {log} holds now" in done.stderr
+    )
+    assert "Run: iterppo returns" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.fixture(scope="module")
 def still_open(first: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The round's log as if no conversation had ended, as far as its returns."""
@@ -134,7 +157,8 @@ def test_a_log_that_no_q_can_be_learned_from_is_told_why_whatever_the_method(
     command: Callable[..., Any],
 ) -> None:
     log = still_open if "return" in said else first
-    actions = ("--actions", asked) if method in OFF_POLICY else ()
+    # Actions of the log with its outcomes, which are those of the same states.
+    actions = ("--actions", asked, "--force") if method in OFF_POLICY else ()
     done = command(
         *("fit-q", "--round", log, "--out", tmp_path / "q", "--policy", first / "init"),
         *(*actions, "--config", config, "--set", f"fit-q.method={method}"),
