@@ -349,6 +349,18 @@ class Renderer:
                 f"{name}: its chat template writes today's date, so that a state would be other "
                 "tokens tomorrow. Give the folder a template with a date that stays."
             )
+        asked, unasked = (
+            self.tokenizer.apply_chat_template(
+                state, tokenize=False, add_generation_prompt=True, **thinking
+            )
+            for thinking in ({}, {"enable_thinking": False})
+        )
+        if asked != unasked:
+            raise UsageError(
+                f"{name}: its chat template lets it think aloud, and a thought is no suggestion. "
+                "Take a model that does not, or give the folder a template that writes the empty "
+                "thought before every assistant message."
+            )
         if following != self.tokenizer.apply_chat_template(
             [*state, assistant, user], add_generation_prompt=True, return_dict=False
         ):

@@ -350,6 +350,12 @@ def test_the_empty_action_is_the_end_of_turn_alone(renderer: Renderer) -> None:
             "writes today's date",
             id="begins with the date",
         ),
+        pytest.param(
+            CHAT_TEMPLATE + "{% if add_generation_prompt and enable_thinking is false %}"
+            "<think></think>{% endif %}",
+            "lets it think aloud",
+            id="thinks unless it is told not to",
+        ),
     ],
 )
 def test_a_template_that_breaks_the_promises_is_refused(template: str, reason: str) -> None:
