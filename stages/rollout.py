@@ -14,6 +14,7 @@ from iterppo.environments.loader import load_environment, source_files
 from iterppo.environments.styles import styled
 from iterppo.errors import UsageError
 from iterppo.logs.sources import LOG_FILE
+from iterppo.logs.splits import unit_hash
 from iterppo.personas import Persona, Style, prompts_of
 from iterppo.progress import progress
 from iterppo.statistics.intervals import wilson_interval
@@ -24,14 +25,16 @@ def run(
 ) -> Manifest:
     """Hold conversations; `scripted` takes the environment's own assistant in place of a policy."""
     factory = load_environment(config.env)
-    inputs = {"policy": open_artifact(policy).record()} if policy else {}
+    source = open_artifact(policy) if policy else None
+    inputs = {"policy": source.record()} if source else {}
     inputs |= file_records("environment", source_files(config.env))
+    occasion = _occasion(source.manifest) if source else ""
     assistant: _Scripted | _Model
     if scripted:
         assistant = _Scripted(factory, config)
     else:
         assert policy is not None, "execution asks for a policy"
-        assistant = _Model(policy, config)
+        assistant = _Model(policy, config, occasion)
     with ArtifactWriter(out, kind="log", stage="rollout", config=config, inputs=inputs) as writer:
         conversations = hold_conversations(
             factory,
@@ -42,6 +45,7 @@ def run(
             max_turns=config.max_turns,
             seed=config.seed,
             personas=assistant.personas,
+            occasion=occasion,
         )
         with (writer.folder / LOG_FILE).open("w", encoding="utf-8") as log:
             for conversation in progress(
@@ -66,6 +70,13 @@ def run(
             outcome_rate_high=high,
         )
     return writer.manifest
+
+
+def _occasion(policy: Manifest) -> str:
+    """By the artifact, not by what is in it: a policy step that finds nothing better keeps the
+    policy, whose next log is to be another one. An export stands for what it was exported from."""
+    made = policy.inputs["policy"] if policy.kind == "export" else policy
+    return made.digest[:12]
 
 
 class _Scripted:
@@ -98,16 +109,19 @@ class _Scripted:
 class _Model:
     """A policy as an assistant."""
 
-    def __init__(self, artifact: Path, config: RolloutConfig) -> None:
+    def __init__(self, artifact: Path, config: RolloutConfig, occasion: str = "") -> None:
         from iterppo.lm.policy import load_policy, prepare_libraries, use_accelerator
 
         prepare_libraries()
         self._policy = load_policy(artifact)
         use_accelerator(self._policy)
-        self._seed = config.seed
-        self._calls = 0
         own = self._policy.settings
         self.version = own.version
+        # Of its own: `actions` and `fit-q` ask the same policy in the same states, and what they
+        # draw is not to be what the log holds already.
+        purpose = f"rollout/{own.version}/{occasion}"
+        self._seed = int(unit_hash(purpose, seed=config.seed) * 2**32)
+        self._calls = 0
         self.personas: list[Persona] = []
         if config.personas != "none":
             self.personas = own.personas if config.personas == "policy" else config.personas

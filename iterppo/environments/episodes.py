@@ -110,12 +110,13 @@ def hold_conversations(
     max_turns: int,
     seed: int,
     personas: Sequence[Persona] = (),
+    occasion: str = "",
 ) -> Iterator[dict[str, Any]]:
     """Yield finished conversations in the neutral log format, in the order of their numbers within
     a batch.
 
-    Customers differ from policy to policy and from seed to seed: nobody is evaluated on whom the
-    log was made with.
+    Customers differ from policy to policy, from seed to seed and from occasion to occasion: nobody
+    is evaluated on whom the log was made with.
 
     Args:
         factory: Makes an environment.
@@ -127,14 +128,17 @@ def hold_conversations(
         seed: Of the customers and the personas, which are drawn independently.
         personas: At most one for each conversation. The log tells its name, and the probability
             with which the conversation got it, or none.
+        occasion: Tells conversations of one version apart, in their ids too: a policy that is kept
+            for another round meets other customers there.
     """
+    who = f"{assistant.version}/{occasion}" if occasion else assistant.version
     for start in range(0, number, parallel):
         batch = []
         for index in range(start, min(start + parallel, number)):
             environment = factory()
-            customer_seed = int(unit_hash(f"{assistant.version}/{index}", seed=seed) * 2**53)
+            customer_seed = int(unit_hash(f"{who}/{index}", seed=seed) * 2**53)
             first = environment.reset(customer_seed)
-            uniform = unit_hash(f"{assistant.version}/persona/{index}", seed=seed)
+            uniform = unit_hash(f"{who}/persona/{index}", seed=seed)
             persona = persona_at(personas, uniform)
             episode = Episode(index, environment, first, persona=persona.name if persona else None)
             if first.customer is not None:
@@ -150,7 +154,7 @@ def hold_conversations(
                 episode.advance(suggestion)
         for episode in batch:
             yield {
-                "conversation_id": f"{name}/{assistant.version}/{seed}/{episode.number}",
+                "conversation_id": f"{name}/{who}/{seed}/{episode.number}",
                 "messages": episode.messages,
                 "outcome": int(episode.observation.outcome),
                 "unfinished": not episode.observation.done,

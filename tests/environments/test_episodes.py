@@ -179,12 +179,19 @@ def test_the_same_policy_and_seed_give_the_same_log(shops: list[Watched]) -> Non
     assert hold(Scripted(), parallel=5) == hold(Scripted(), parallel=40)
 
 
-def test_another_policy_or_another_seed_meets_other_customers(shops: list[Watched]) -> None:
-    for version, seed in (("fake", 3), ("other", 3), ("fake", 4)):
-        hold(Scripted(version), seed=seed)
+def test_another_policy_seed_or_occasion_meets_other_customers(shops: list[Watched]) -> None:
+    ids = set()
+    for version, seed, occasion in (
+        ("fake", 3, ""),
+        ("other", 3, ""),
+        ("fake", 4, ""),
+        ("fake", 3, "kept for another round"),
+    ):
+        records = hold(Scripted(version), seed=seed, occasion=occasion)
+        ids |= {record["conversation_id"] for record in records}
     seeds = [shop.seed for shop in shops]
 
-    assert len(set(seeds)) == 120
+    assert len(set(seeds)) == len(ids) == 160
     assert all(0 <= seed < 2**53 for seed in seeds)
 
 

@@ -1,6 +1,7 @@
 """The policies of a round: what ppo makes, what is exported, who holds the next conversations."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +222,45 @@ def test_the_next_round_begins_with_a_log_of_the_new_policy(
     # Whoever was met by the assistant of the first log is not met again.
     met = {row["conversation_id"] for row in rows(first / "trajectories", "trajectories")}
     assert not met & {row["conversation_id"] for row in turns}
+
+
+def test_a_policy_that_is_kept_meets_other_customers_in_the_next_round(
+    first: Path, config: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    step = ("--config", config, "--set", "ppo.updates=1", "--set", "ppo.learning_rate=1e-30")
+    run("ppo", "--round", first, "--out", kept, *step, "--force")
+    logs = {}
+    for name, policy in (("before", first / "init"), ("after", kept)):
+        run("rollout", "--policy", policy, "--out", tmp_path / name, "--config", config)
+        lines = (tmp_path / name / LOG_FILE).read_text(encoding="utf-8").splitlines()
+        logs[name] = [json.loads(line) for line in lines]
+    before, after = ({c["conversation_id"] for c in log} for log in logs.values())
+
+    assert len({c["policy_version"] for log in logs.values() for c in log}) == 1
+    assert not before & after
+    assert [c["messages"] for c in logs["before"]] != [c["messages"] for c in logs["after"]]
+
+
+def test_what_is_drawn_for_a_log_is_not_drawn_again_for_next_actions(
+    first: Path, config: Path, tmp_path: Path
+) -> None:
+    asked = ("--config", config, "--set", "rollout.conversations=60", "--set", "rollout.seed=7")
+    log, turns, out = (tmp_path / name for name in ("log", "turns", "actions"))
+    run("rollout", "--policy", first / "policy", "--out", log, *asked)
+    run("ingest", log, "--out", turns, "--rejects", tmp_path / "rejects", "--config", config)
+    policy = ("--policy", first / "policy", "--config", config)
+    chosen = ("--set", "actions.samples=1", "--set", "actions.seed=7")
+    run("actions", "--trajectories", turns, "--out", out, *policy, *chosen)
+    drawn = {(row["conversation_id"], row["turn"]): row for row in rows(out, "actions")}
+    firsts = [row for row in rows(turns, "trajectories") if row["turn"] == 1]
+    same = sum(
+        math.isclose(row["suggestion_logprob"], drawn[row["conversation_id"], 1]["logprob"])
+        for row in firsts
+    )
+
+    assert len(firsts) == 60
+    assert same < 6
 
 
 def test_an_export_holds_the_conversations_that_its_policy_would(
