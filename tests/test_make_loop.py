@@ -185,6 +185,24 @@ def test_an_unknown_end_is_refused_before_anything_runs(target: str) -> None:
     assert "UNTIL=convergd is not known" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("mistyped", "said"),
+    [
+        ("ROUNDS=x", "ROUNDS=x is no number. Write ROUNDS=3."),
+        ("ROUNDS=0", "ROUNDS=0 is no number. Write ROUNDS=3."),
+        ("ROUNDS=", "ROUNDS= is no number. Write ROUNDS=3."),
+        ("LAST=1e3", "LAST=1e3 is no number. Write LAST=1000."),
+        ("GATE=no", "GATE=no is not known. Write GATE=yes, or leave it out."),
+    ],
+)
+def test_what_is_mistyped_is_refused_before_anything_runs(mistyped: str, said: str) -> None:
+    done = make("--dry-run", "loop", mistyped)
+
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
 def test_q_is_fitted_on_the_conversations_of_all_rounds_so_far(tmp_path: Path) -> None:
     _, calls = loop(tmp_path, "ROUNDS=3")
     fits = [call.split(" --config")[0].split() for call in calls if call.startswith("fit-q")]
