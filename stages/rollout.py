@@ -1,7 +1,7 @@
 """`iterppo rollout`: policy@1 × environment -> log@1, a file that `iterppo ingest` reads."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,9 @@ from iterppo.artifact import ArtifactWriter, Manifest, file_records, open_artifa
 from iterppo.config import RolloutConfig
 from iterppo.environments.episodes import Suggestion, TurnSoFar, hold_conversations
 from iterppo.environments.loader import load_environment, source_files
+from iterppo.environments.plain import is_text, summary
 from iterppo.environments.styles import styled
-from iterppo.errors import UsageError
+from iterppo.errors import IterPPOError, UsageError
 from iterppo.logs.sources import LOG_FILE
 from iterppo.logs.splits import unit_hash
 from iterppo.personas import Persona, Style, prompts_of
@@ -89,7 +90,8 @@ class _Scripted:
             raise UsageError(
                 f"rollout: the environment {config.env} has no scripted assistant. Name a --policy."
             )
-        self._assistant = make(config.seed, *([config.script] if config.script else []))
+        self._place = f"environment {config.env!r}: its scripted assistant"
+        self._assistant = self._call(make, config.seed, *([config.script] if config.script else []))
         self.personas = [] if isinstance(config.personas, str) else config.personas
         self._styles: dict[str | None, Style] = {p.name: p.style for p in self.personas}
 
@@ -98,12 +100,26 @@ class _Scripted:
             Suggestion(
                 styled(
                     self._styles.get(turns[-1].get("persona"), "as it comes"),
-                    partial(self._assistant.suggest, turns[-1]["customer"] or "", len(turns)),
+                    partial(self._suggest, turns[-1]["customer"] or "", len(turns)),
                 ),
                 None,
             )
             for turns in conversations
         ]
+
+    def _suggest(self, customer: str, turn: int) -> str | None:
+        text = self._call(lambda: self._assistant.suggest(customer, turn))
+        if text is None or is_text(text):
+            return text
+        raise UsageError(f"{self._place} suggested {text!r}; suggest a text, or None to abstain")
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except IterPPOError:
+            raise
+        except Exception as error:
+            raise UsageError(f"{self._place} failed ({summary(error)})") from error
 
 
 class _Model:

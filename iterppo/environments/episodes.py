@@ -4,16 +4,21 @@ log."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from iterppo.contracts.trajectories import ADOPTIONS
+from iterppo.environments.plain import is_text, is_truth, summary
 from iterppo.environments.protocol import Environment, Observation
+from iterppo.errors import IterPPOError, UsageError
 from iterppo.logs.splits import unit_hash
 from iterppo.logs.suggestions import Adoptions, derive_adoptions
 from iterppo.personas import Persona, persona_at, probability_of
+
+_FATES = [fate for fate in ADOPTIONS if fate != "not_shown"]
 
 TurnSoFar = dict[str, Any]
 """`customer`, `suggestion`, `adoption`, `sent` of a turn, as in a trajectories row; the last one
@@ -66,7 +71,7 @@ class Episode:
     def advance(self, suggestion: Suggestion) -> None:
         """Take a turn, and note what happened on it."""
         customer = self.observation.customer
-        after = self.environment.step(suggestion.text)
+        after = observed(self.environment, "step", suggestion.text)
         adoption = after.adoption or ("abstained" if suggestion.text is None else None)
         self.turns.append(
             {
@@ -90,6 +95,40 @@ class Episode:
             self.messages.append({"role": "customer", "content": after.customer})
         if after.outcome:
             self.messages[-1]["outcome"] = 1
+
+
+def observed(environment: Environment, method: str, argument: Any) -> Observation:
+    """What `reset` or `step` gives, whoever wrote it. A conversation is over with its outcome and,
+    behind the first message, with a customer who says nothing, whatever `done` says.
+
+    Raises:
+        UsageError: If it fails, or gives something that no log can hold.
+    """
+    place = f"environment {type(environment).__name__}: {method}"
+    try:
+        seen = getattr(environment, method)(argument)
+    except IterPPOError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{place} failed ({summary(error)})") from error
+    if not isinstance(seen, Observation):
+        raise UsageError(f"{place} returned a {type(seen).__name__}; return an Observation")
+    for name, fits, wanted in (
+        ("customer", seen.customer is None or is_text(seen.customer), "a text or None"),
+        ("sent", seen.sent is None or is_text(seen.sent), "a text or None"),
+        ("outcome", is_truth(seen.outcome), "a truth value"),
+        ("done", is_truth(seen.done), "a truth value"),
+        ("adoption", seen.adoption in (None, *_FATES), f"None or one of {', '.join(_FATES)}"),
+    ):
+        if not fits:
+            raise UsageError(f"{place}: {name} is {getattr(seen, name)!r}; give {wanted}")
+    silent = method == "step" and not (seen.customer or "").strip()
+    return replace(
+        seen,
+        customer=None if silent else seen.customer,
+        outcome=bool(seen.outcome),
+        done=bool(seen.done or seen.outcome or silent),
+    )
 
 
 def _derived(suggestion: str | None, sent: str | None) -> str:
@@ -137,7 +176,7 @@ def hold_conversations(
         for index in range(start, min(start + parallel, number)):
             environment = factory()
             customer_seed = int(unit_hash(f"{who}/{index}", seed=seed) * 2**53)
-            first = environment.reset(customer_seed)
+            first = observed(environment, "reset", customer_seed)
             uniform = unit_hash(f"{who}/persona/{index}", seed=seed)
             persona = persona_at(personas, uniform)
             episode = Episode(index, environment, first, persona=persona.name if persona else None)

@@ -27,8 +27,8 @@ _BUILT_IN = {
 def load_environment(name: str) -> Callable[[], Environment]:
     """The factory that `name` stands for.
 
-    It is called once here, the result reset once and dropped, so that a broken environment is found
-    before anything slow begins. `reset` tells the two forms apart as well: that of our protocol,
+    It is called here, a result reset once and dropped, so that a broken environment is found before
+    anything slow begins. `reset` tells the two forms apart as well: that of our protocol,
     and the plain one, `reset(seed) -> str` and `step(text) -> (text, outcome, done)`.
 
     Args:
@@ -51,6 +51,11 @@ def load_environment(name: str) -> Callable[[], Environment]:
         raise UsageError(
             f"environment {name!r}: {reference}() made a {type(environment).__name__}, which "
             "lacks reset or step; give it reset(seed) and step(suggestion)"
+        )
+    if factory() is environment:
+        raise UsageError(
+            f"environment {name!r}: {reference}() returns the same object every time; return a new "
+            "one for each conversation, since they are held side by side"
         )
     return in_our_form(factory, environment, name=name)
 

@@ -32,7 +32,7 @@ class PlainEnvironment:
     def reset(self, seed: int) -> Observation:
         """Begin the conversation that belongs to `seed`."""
         text = self._call("reset", seed)
-        if not isinstance(text, str):
+        if not is_text(text):
             raise UsageError(
                 f"environment {self._name!r}: reset returned a {type(text).__name__}; return what "
                 "the customer says first, as text"
@@ -41,7 +41,8 @@ class PlainEnvironment:
 
     def step(self, suggestion: str | None) -> Observation:
         """Say it; the answer, None where it is no text or an empty one."""
-        answer = self._call("step", suggestion or "")
+        said = suggestion if suggestion and suggestion.strip() else ""
+        answer = self._call("step", said)
         if not _is_answer(answer):
             raise UsageError(
                 f"environment {self._name!r}: step returned {_short(answer)}; return (text, "
@@ -54,8 +55,8 @@ class PlainEnvironment:
             customer=None if silent else text,
             outcome=bool(outcome),
             done=bool(done or outcome or silent),
-            sent=suggestion or None,
-            adoption="verbatim" if suggestion else "abstained",
+            sent=said or None,
+            adoption="verbatim" if said else "abstained",
         )
 
     def _call(self, method: str, argument: Any) -> Any:
@@ -100,10 +101,17 @@ def _is_answer(answer: Any) -> bool:
     if not isinstance(answer, tuple) or len(answer) != 3:
         return False
     text, *truths = answer
-    # numpy's truth values are no bool; a reward of 0.5 is no truth value.
-    return (text is None or isinstance(text, str)) and all(
-        getattr(truth, "ndim", 0) == 0 and truth in (True, False) for truth in truths
-    )
+    return (text is None or is_text(text)) and all(is_truth(truth) for truth in truths)
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a text that can be written down; one with half of a surrogate pair cannot."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
+
+
+def is_truth(value: Any) -> bool:
+    """numpy's truth values are no bool; a reward of 0.5 is no truth value."""
+    return getattr(value, "ndim", 0) == 0 and value in (True, False)
 
 
 def _short(value: Any) -> str:

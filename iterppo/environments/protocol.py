@@ -13,9 +13,10 @@ class Observation:
     """What is seen after a turn; from `reset`, only the customer's first message c_1."""
 
     customer: str | None
-    """c_{i+1}; None: the customer stopped responding."""
+    """c_{i+1}; None: the customer stopped responding, and the conversation is over. From `reset`
+    None: the business writes first."""
     outcome: bool
-    """o_{i+1}: has the customer stated the wanted behaviour."""
+    """o_{i+1}: has the customer stated the wanted behaviour. Then the conversation is over."""
     done: bool
     """The conversation is over, and `step` may not be called before the next `reset`."""
     sent: str | None = None

@@ -10,6 +10,7 @@ import pytest
 from iterppo.environments.episodes import Suggestion, TurnSoFar, hold_conversations
 from iterppo.environments.protocol import Observation
 from iterppo.environments.shop import SETTINGS, Shop
+from iterppo.errors import UsageError
 from iterppo.logs.conversations import turns_of
 from iterppo.logs.records import LogConversation, parse_line
 
@@ -17,6 +18,10 @@ TEXTS: list[str | None] = [
     None,
     *(rule["paraphrases"][0] for rule in SETTINGS["intents"].values() if rule.get("paraphrases")),
 ]
+
+
+WRONG: Any = Observation
+"""With types that it should not have."""
 
 
 class Scripted:
@@ -279,3 +284,46 @@ def test_a_business_that_sends_nothing_is_logged_with_what_was_suggested() -> No
 
     assert [(row["suggestion"], row["sent"]) for row in rows] == [("Yes", None), ("Yes", "Yes")]
     assert assistant.shown[1][0]["sent"] is None
+
+
+@pytest.mark.parametrize(
+    ("after", "customer", "outcome"),
+    [
+        (Observation("Yes.", outcome=True, done=False, sent="Hi"), "Yes.", 1),
+        (Observation(None, outcome=False, done=False, sent="Hi"), None, 0),
+        (Observation(" ", outcome=False, done=False, sent="Hi"), None, 0),
+    ],
+    ids=["an outcome", "silence", "blanks"],
+)
+def test_what_ends_a_conversation_ends_it_whatever_done_says(
+    after: Observation, customer: str | None, outcome: int
+) -> None:
+    first = Observation("Hello", outcome=False, done=False)
+    (record,) = hold(Scripted(texts=["Hi"]), lambda: Odd([first, after]), number=1)
+    said = [message["content"] for message in record["messages"]]
+
+    assert said == ["Hello", "Hi"] + ([] if customer is None else [customer])
+    assert (record["outcome"], record["unfinished"]) == (outcome, False)
+
+
+@pytest.mark.parametrize(
+    ("observations", "said"),
+    [
+        ([], r"reset failed \(StopIteration:\)"),
+        (["Hello"], "reset returned a str; return an Observation"),
+        ([WRONG(5, False, False)], "reset: customer is 5; give a text or None"),
+        (
+            [Observation("\ud83d", False, False)],
+            r"reset: customer is '\\ud83d'; give a text or None",
+        ),
+        ([WRONG("a", 0.5, False)], "reset: outcome is 0.5; give a truth value"),
+        (
+            [Observation("Hello", False, False), Observation("a", False, True, "b", "taken")],
+            "step: adoption is 'taken'; give None or one of verbatim, edited, influenced, ",
+        ),
+    ],
+    ids=["fails", "another form", "no text", "half a character", "a reward", "another word"],
+)
+def test_a_wrong_environment_is_explained_in_one_line(observations: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=f"^environment Odd: {said}"):
+        hold(Scripted(texts=["Hi"]), lambda: Odd(observations), number=1)

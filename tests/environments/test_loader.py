@@ -144,6 +144,21 @@ def test_a_factory_of_something_else_is_explained() -> None:
     )
 
 
+def test_one_object_for_all_conversations_is_refused(folder: Path) -> None:
+    (folder / "one_for_all.py").write_text(
+        "class Echo:\n"
+        "    def reset(self, seed): return 'Hello.'\n"
+        "    def step(self, suggestion): ...\n"
+        "one = Echo()\n"
+        "def make(): return one\n"
+    )
+
+    assert _message("one_for_all:make") == (
+        "environment 'one_for_all:make': one_for_all:make() returns the same object every time; "
+        "return a new one for each conversation, since they are held side by side"
+    )
+
+
 def _message(name: str) -> str:
     with pytest.raises(UsageError, match=r".") as raised:
         load_environment(name)

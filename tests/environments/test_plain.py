@@ -1,5 +1,6 @@
 """Environments of the plain form: what they say becomes observations, and what is wrong is told."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,15 @@ def test_an_answer_is_taken_for_what_it_means(
     assert type(seen.outcome) is type(seen.done) is bool
 
 
+def test_a_suggestion_of_blanks_is_an_abstention() -> None:
+    riddle = Riddle()
+    environment = PlainEnvironment(riddle, name="riddle")
+    environment.reset(7)
+
+    assert environment.step(" \n") == Observation("No.", False, False, None, "abstained")
+    assert riddle.heard == [""]
+
+
 def test_episodes_are_held_in_the_plain_form() -> None:
     class Assistant:
         version = "guesser"
@@ -159,9 +169,13 @@ def test_an_object_of_neither_form_is_explained_in_one_line(made: Any, expected:
         (("Yes.", 0.5, False), "('Yes.', 0.5, False)"),
         ((5, False, False), "(5, False, False)"),
         (("Yes.", "no", False), "('Yes.', 'no', False)"),
+        (("\ud83d", False, False), "('\\ud83d', False, False)"),
         (("x" * 80, None, False), "('" + "x" * 58 + "…"),
     ],
-    ids=["a text", "a pair", "a reward", "no text", "a word for a truth value", "long"],
+    ids=[
+        *("a text", "a pair", "a reward", "no text", "a word for a truth value"),
+        *("half a character", "long"),
+    ],
 )
 def test_a_wrong_answer_is_shown_in_one_line(answer: Any, shown: str) -> None:
     environment = PlainEnvironment(Says(answer=answer), name="e")
@@ -186,6 +200,43 @@ def test_a_failure_within_is_one_line_and_keeps_its_cause() -> None:
     assert message(lambda: later.reset(1)) == (
         "environment 'e': reset returned a int; return what the customer says first, as text"
     )
+
+
+@pytest.mark.parametrize(
+    ("assistant", "said"),
+    [
+        ("lambda seed, name: None", "failed (TypeError: "),
+        ("lambda seed: None", "failed (AttributeError: 'NoneType' object has no attribute 'sugg"),
+        ("Three", "suggested 3; suggest a text, or None to abstain"),
+    ],
+    ids=["wants a name", "is none", "says no text"],
+)
+def test_a_scripted_assistant_that_is_wrong_is_explained_in_one_line(
+    assistant: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., Any],
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "scripted_wrong", raising=False)
+    (tmp_path / "scripted_wrong.py").write_text(
+        "class Three:\n"
+        "    def __init__(self, seed): ...\n"
+        "    def suggest(self, customer, turn): return 3\n"
+        "class Plain:\n"
+        "    def reset(self, seed): return 'Hello.'\n"
+        "    def step(self, text): return 'Bye.', False, True\n"
+        f"    scripted_assistant = staticmethod({assistant})\n"
+    )
+    asked = ("--policy", "scripted", "--env", "scripted_wrong:Plain", "--out", tmp_path / "log")
+    done = command("rollout", *asked)
+
+    assert done.status == 2
+    assert done.stderr.startswith(
+        f"iterppo: environment 'scripted_wrong:Plain': its scripted assistant {said}"
+    )
+    assert not (tmp_path / "log").exists()
 
 
 def message(call: Callable[[], Any]) -> str:
