@@ -349,13 +349,14 @@ class Renderer:
                 f"{name}: its chat template writes today's date, so that a state would be other "
                 "tokens tomorrow. Give the folder a template with a date that stays."
             )
-        asked, unasked = (
+        switches: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False})
+        begun, begun_silently = (
             self.tokenizer.apply_chat_template(
-                state, tokenize=False, add_generation_prompt=True, **thinking
+                state, tokenize=False, add_generation_prompt=True, **switch
             )
-            for thinking in ({}, {"enable_thinking": False})
+            for switch in switches
         )
-        if asked != unasked:
+        if begun != begun_silently:
             raise UsageError(
                 f"{name}: its chat template lets it think aloud, and a thought is no suggestion. "
                 "Take a model that does not, or give the folder a template that writes the empty "
