@@ -115,9 +115,11 @@ ACTIONS ?=
 NOISE ?=
 # What is mistyped is said before anything runs: a loop of `x` rounds holds none, and GATE=no is no gate.
 yes = $(if $(filter-out yes,$($(1))),$(error $(1)=$($(1)) is not known. Write $(1)=yes, or leave it out))
-number = $(if $(shell echo '$($(1))' | grep -xE '[1-9][0-9]*'),,$(error $(1)=$($(1)) is no number. Write $(1)=$(2)))
+number = $(if $(shell echo '$($(1))' | grep -xE '$(3)'),,$(error $(1)=$($(1)) is no number for it. Write $(1)=$(2)))
 $(foreach choice,GATE JUDGE CREDIT ACTIONS,$(call yes,$(choice)))
-$(call number,ROUNDS,3)$(if $(LAST),$(call number,LAST,1000))
+$(call number,ROUNDS,3,[1-9][0-9]*)
+$(if $(LAST),$(call number,LAST,1000,[1-9][0-9]*))
+$(if $(TOLERANCE),$(call number,TOLERANCE,0.05,[0-9]*\.?[0-9]+))
 
 ITERPPO := $(VENV)/bin/iterppo
 FLAGS = --config $(CONFIG) $(foreach setting,$(SET),--set $(setting))

@@ -188,10 +188,11 @@ def test_an_unknown_end_is_refused_before_anything_runs(target: str) -> None:
 @pytest.mark.parametrize(
     ("mistyped", "said"),
     [
-        ("ROUNDS=x", "ROUNDS=x is no number. Write ROUNDS=3."),
-        ("ROUNDS=0", "ROUNDS=0 is no number. Write ROUNDS=3."),
-        ("ROUNDS=", "ROUNDS= is no number. Write ROUNDS=3."),
-        ("LAST=1e3", "LAST=1e3 is no number. Write LAST=1000."),
+        ("ROUNDS=x", "ROUNDS=x is no number for it. Write ROUNDS=3."),
+        ("ROUNDS=0", "ROUNDS=0 is no number for it. Write ROUNDS=3."),
+        ("ROUNDS=", "ROUNDS= is no number for it. Write ROUNDS=3."),
+        ("LAST=1e3", "LAST=1e3 is no number for it. Write LAST=1000."),
+        ("TOLERANCE=5%", "TOLERANCE=5% is no number for it. Write TOLERANCE=0.05."),
         ("GATE=no", "GATE=no is not known. Write GATE=yes, or leave it out."),
     ],
 )

@@ -72,7 +72,7 @@ def round_line(result: Mapping[str, Any]) -> str:
     success = _number(result["success"])
     if result["low"] is not None:
         success += f" [{result['low']:.3f}, {result['high']:.3f}]"
-    kl = "–" if result["kl"] is None else f"{result['kl']:.2f} nat"
+    kl = "–" if result["kl"] is None else f"{result['kl']:z.2f} nat"
     verdict = result["verdict"] or "–"
     if result["turns_earlier"]:
         verdict += f", +{result['turns_earlier']:,} turns"

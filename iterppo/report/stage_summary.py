@@ -361,7 +361,7 @@ def _interval(metrics: Numbers, name: str) -> str:
 
 
 def _number(value: Any) -> str:
-    return "unknown" if value is None else f"{value:.3f}"
+    return "unknown" if value is None else f"{value:z.3f}"
 
 
 def _quoted(text: str) -> str:

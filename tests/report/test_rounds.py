@@ -54,6 +54,12 @@ def test_a_whole_round_in_a_line(run: Path) -> None:
     assert HEADER.index("time") == line.index("nat") + 5
 
 
+def test_a_kl_that_rounds_to_nothing_has_no_sign(run: Path) -> None:
+    result = round_result(run / "000") | {"kl": -0.001}
+
+    assert " 0.00 nat " in round_line(result)
+
+
 def test_a_round_of_real_logs_counts_conversations_that_ended(run: Path) -> None:
     result = round_result(run / "001")
 
