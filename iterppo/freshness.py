@@ -155,7 +155,7 @@ def _compared(path: Path, manifest: Manifest) -> tuple[State, str, tuple[str, ..
     arguments: dict[str, Path | None] = {slot.name: None for slot in stage.reads}
     unknown: list[str] = []
     files: dict[str, tuple[Path, Path]] = {}
-    made_in = _made_in(stage, manifest)
+    made_in = _made_in(stage, manifest, near=path)
     for name, record in manifest.inputs.items():
         there = None if is_elsewhere(record) else _lies_today(record, near=path, made_in=made_in)
         if is_elsewhere(record):
@@ -191,13 +191,24 @@ def _compared(path: Path, manifest: Manifest) -> tuple[State, str, tuple[str, ..
     return "stale", stage.name, tuple(reasons)
 
 
-def _made_in(stage: Stage, manifest: Manifest) -> Path | None:
-    """The round, as it was named, that most of the inputs lay in which by convention lie there."""
-    names = [slot.name for slot in stage.reads if slot.place != BEHAVIOUR]
-    rounds = Counter(
-        Path(manifest.inputs[name].path).parent for name in names if name in manifest.inputs
-    )
-    return next((folder for folder, _ in rounds.most_common(1)), None)
+def _made_in(stage: Stage, manifest: Manifest, *, near: Path) -> Path | None:
+    """The round, as it was named, that most of the inputs lay in which by convention lie there.
+
+    None where the artifact lies in another round than they do and is no copy of one beside them: it
+    was made of that round's inputs, as π_0 is of `scripted/trajectories`.
+    """
+    records = [
+        manifest.inputs[slot.name]
+        for slot in stage.reads
+        if slot.place != BEHAVIOUR and slot.name in manifest.inputs
+    ]
+    rounds = Counter(Path(record.path).parent for record in records)
+    made_in = next((folder for folder, _ in rounds.most_common(1)), None)
+    of_it = (record for record in records if Path(record.path).parent == made_in)
+    there = next((path for one in of_it if (path := standing(one, near=near)) is not None), None)
+    if there is None or there.parent.resolve() == near.parent.resolve():
+        return made_in
+    return made_in if (there.parent / near.name).exists() else None
 
 
 def _lies_today(record: InputRecord, *, near: Path, made_in: Path | None) -> Path | None:

@@ -263,6 +263,20 @@ def test_an_input_that_was_named_elsewhere_is_not_looked_for_in_the_round(
     assert states(round_folder)["fit-q"] == "fresh"
 
 
+def test_what_was_made_of_another_rounds_inputs_is_told_by_those(round_folder: Path) -> None:
+    """As π_0 of `make loop`, which is cloned from the scripted logs and then makes the first."""
+    first = write_round(Path("runs/shop/001"), log=Path("logs/two.jsonl"))
+    shutil.rmtree(round_folder / "init")
+    manifest = Path(first, "init", MANIFEST)
+    manifest.write_text(manifest.read_text().replace("001/trajectories", "000/trajectories"))
+    changed(first / "trajectories")
+    assert states(first)["init"] == "fresh"
+
+    changed(round_folder / "trajectories")
+
+    assert reasons(first, "init") == ["its input trajectories changed since"]
+
+
 def test_damage_is_not_staleness(round_folder: Path) -> None:
     Path(round_folder, "returns/part-00000.parquet").write_bytes(b"")
 
