@@ -8,7 +8,8 @@ Shapes: N conversations, A kinds of adoption.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,11 +28,12 @@ SEGMENTS = ("business_id", "customer_id", "persona", "split")
 
 @dataclass(frozen=True)
 class Arm:
-    """The conversations of one policy."""
+    """Conversations that are counted together, as a rule of one policy."""
 
     name: str
     """Where they come from, as it was typed."""
-    policy_versions: list[str]
+    versions_N: Array
+    """Tuples: of the policies that held a conversation, in order; empty where nothing says."""
     id_N: Array
     is_censored_N: Array
     """Still open when the log was cut: outcome and return are not known, and are NaN."""
@@ -45,6 +47,26 @@ class Arm:
     """Turns of each adoption, in the order of ADOPTIONS."""
     cluster_N: Array | None
     segment_N: Array | None
+
+    @property
+    def policy_versions(self) -> list[str]:
+        """Of all of them."""
+        return sorted(set(chain.from_iterable(self.versions_N)))
+
+    def part(self, own_N: Array, *, name: str) -> Arm:
+        """Some of the conversations."""
+        columns = {each.name: getattr(self, each.name) for each in fields(self)}
+        own = {key: rows[own_N] for key, rows in columns.items() if isinstance(rows, np.ndarray)}
+        return replace(self, name=name, **own)
+
+    def by_policy(self) -> list[Arm]:
+        """A part for each policy, for each that took turns with another, and for those of which
+        nothing says who held them."""
+        found = []
+        for versions in sorted(set(self.versions_N)):
+            own_N = np.asarray([one == versions for one in self.versions_N], dtype=bool)
+            found.append(self.part(own_N, name=f"{self.name} {', '.join(versions)}"))
+        return found
 
 
 def read_arm(
@@ -67,7 +89,7 @@ def read_arm(
     columns += [cluster] if cluster else []
     own = [segment if segment in SEGMENTS else "facts"] if segment else []
     columns += [column for column in own if column not in columns]
-    versions: set[str] = set()
+    versions: list[tuple[str, ...]] = []
     ids: list[str] = []
     censored: list[bool] = []
     outcomes: list[float] = []
@@ -79,7 +101,8 @@ def read_arm(
     num_clustered = 0
     for rows in artifact.conversations(columns):
         first = rows[0]
-        versions |= {row["policy_version"] for row in rows if row["policy_version"]}
+        held_by = {row["policy_version"] for row in rows if row["policy_version"]}
+        versions.append(tuple(sorted(held_by)))
         ids.append(first["conversation_id"])
         is_open = bool(first["censored"])
         paid = [place for place, row in enumerate(rows) if row["reward"] > 0]
@@ -109,7 +132,7 @@ def read_arm(
         )
     return Arm(
         name=name,
-        policy_versions=sorted(versions),
+        versions_N=np.fromiter(versions, dtype=object, count=len(versions)),
         id_N=np.asarray(ids, dtype=object),
         is_censored_N=np.asarray(censored, dtype=bool),
         outcome_N=np.asarray(outcomes, dtype=float),

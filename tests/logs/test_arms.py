@@ -69,6 +69,11 @@ def test_each_conversation_is_a_row(tmp_path: Path) -> None:
 
     assert arm.id_N.tolist() == ["won", "lost", "open"]
     assert arm.policy_versions == ["p0", "p1"]
+    assert [(each.policy_versions, each.id_N.tolist()) for each in arm.by_policy()] == [
+        ([], ["open"]),
+        (["p0"], ["lost"]),
+        (["p1"], ["won"]),
+    ]
     assert arm.is_censored_N.tolist() == [False, False, True]
     assert arm.outcome_N == pytest.approx([1, 0, math.nan], nan_ok=True)
     assert arm.return_N == pytest.approx([0.25, 0, math.nan], nan_ok=True)
@@ -169,7 +174,7 @@ def arm_with(name: str, ids: list[str]) -> Arm:
     num = len(ids)
     return Arm(
         name=name,
-        policy_versions=[],
+        versions_N=np.fromiter([()] * num, dtype=object, count=num),
         id_N=np.asarray(ids, dtype=object),
         is_censored_N=np.zeros(num, dtype=bool),
         outcome_N=np.zeros(num),

@@ -35,24 +35,9 @@ def whole(
     return read_arm(artifact, name="whole", gamma=0.99, cluster=None, segment=None)
 
 
-def part(arm: Arm, name: str, own_N: np.ndarray) -> Arm:
-    return Arm(
-        name=name,
-        policy_versions=arm.policy_versions,
-        id_N=arm.id_N[own_N],
-        is_censored_N=arm.is_censored_N[own_N],
-        outcome_N=arm.outcome_N[own_N],
-        return_N=arm.return_N[own_N],
-        turns_to_outcome_N=arm.turns_to_outcome_N[own_N],
-        adoption_NA=arm.adoption_NA[own_N],
-        cluster_N=None,
-        segment_N=None,
-    )
-
-
 def test_arms_by_hash_do_not_differ(whole: Arm) -> None:
     names = np.asarray([assign(one, salt="real", arms={"a": 1, "b": 1}) for one in whole.id_N])
-    arms = [part(whole, name, names == name) for name in ("a", "b")]
+    arms = [whole.part(names == name, name=name) for name in ("a", "b")]
 
     found = compare_arms(arms, Question())
 

@@ -82,7 +82,7 @@ def decide(run: Run, success: Success) -> Decision:
     after = success.with_version(version)
     before = success.with_version(behaviour)
     if before is None:
-        before = _row_of(success, newest.name)
+        before = next(iter(success.of_round(newest.name)), None)
     word: Word = "Hold"
     if version == behaviour:
         reason = "No update was better on held-out prompts: the policy before was written again."
@@ -98,7 +98,8 @@ def decide(run: Run, success: Success) -> Decision:
         if evaluated is not None:
             word, reason = _by_evaluation(evaluated)
             speaks = "logs of another policy speak for it, or against"
-        evidence.append(Evidence("unknown", f"No conversation was held with {name} yet: {speaks}."))
+        known = _no_conversation(run, success, newest, name)
+        evidence.append(Evidence("unknown", f"{known}: {speaks}."))
     evidence += [Evidence("unknown", text) for text in (*about_another(newest), *success.troubles)]
     evidence.sort(key=lambda each: list(WORDS).index(each.sign))
     return Decision(word, name, version, reason, tuple(evidence))
@@ -109,8 +110,16 @@ def _policy(one: Round) -> Manifest | None:
     return place.manifest if place is not None else None
 
 
-def _row_of(success: Success, name: str) -> int | None:
-    return next((n for n, row in enumerate(success.rows) if row.round_name == name), None)
+def _no_conversation(run: Run, success: Success, newest: Round, name: str) -> str:
+    """That none was held with the newest policy, as far as later logs say who held theirs."""
+    later = [one.name for one in run.rounds[run.rounds.index(newest) + 1 :]]
+    silent = {row.round_name for row in success.rows if not row.versions} & set(later)
+    if not silent:
+        return f"No conversation was held with {name} yet"
+    return (
+        f"No conversation is known to have been held with {name} (of round "
+        f"{', '.join(sorted(silent))} some or all have no policy_version)"
+    )
 
 
 def _nothing(run: Run) -> Decision:
@@ -177,6 +186,15 @@ def _by_conversations(
 
 def _of_collection(one: Row, base: Row) -> list[Evidence]:
     """How the conversations came to be, which no interval covers."""
+    if one.round_name == base.round_name and not one.environment:
+        return [
+            Evidence(
+                "unknown",
+                f"Both policies held conversations of round {one.round_name}. Where customers were "
+                "assigned by chance (`iterppo assign`) that is a fair test; `iterppo compare` also "
+                "sees to sizes of arms and to customers who come back.",
+            )
+        ]
     if one.environment and one.environment == base.environment:
         return [
             Evidence(

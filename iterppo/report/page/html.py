@@ -168,8 +168,8 @@ def write_page(page: str, out: Path) -> None:
 def _round_page(
     run: Run, one: Round, success: Success, *, index: int, is_open: bool, conversations: int
 ) -> RoundPage:
-    row = next((row for row in success.rows if row.round_name == one.name), None)
-    then = row.policy if row is not None else "the policy before"
+    held_by = [success.rows[n].policy for n in sorted(success.of_round(one.name))]
+    then = ", ".join(held_by) or "the policy before"
     policy = one.whole("policy")
     version = policy.manifest.metrics.get("policy_version") if policy and policy.manifest else None
     now = run.policy_name(str(version)) if version else "the next policy"

@@ -11,6 +11,7 @@ from typing import Any
 
 from iterppo.logs.arms import Arm, read_arm
 from iterppo.report.page.run import UNREADABLE, Round, Run
+from iterppo.statistics import FEWEST_CONVERSATIONS
 from iterppo.statistics.comparison import LEVEL, Question, compare_arms, open_shares
 from iterppo.statistics.outcome_effect import Outcomes, outcome_effect
 
@@ -20,11 +21,11 @@ GAMMA = 0.99
 
 @dataclass(frozen=True)
 class Row:
-    """The conversations of a round."""
+    """The conversations of a round that one policy held."""
 
     round_name: str
     policy: str
-    """π_k, or the version; several are joined."""
+    """π_k, or the version; those that took turns in one conversation are joined."""
     versions: tuple[str, ...]
     told: Mapping[str, Any]
     """As `iterppo compare` says it: rate, rate_low, rate_high, conversations, …"""
@@ -51,9 +52,16 @@ class Success:
     troubles: tuple[str, ...]
 
     def with_version(self, version: str) -> int | None:
-        """The last row whose conversations were all held by one policy."""
+        """The last row of a policy, of those with conversations enough where there are any: a few
+        may have begun before another one was deployed."""
         found = [n for n, row in enumerate(self.rows) if row.versions == (version,)]
-        return found[-1] if found else None
+        enough = [n for n in found if self.rows[n].told["conversations"] >= FEWEST_CONVERSATIONS]
+        return next(reversed(enough or found), None)
+
+    def of_round(self, name: str) -> list[int]:
+        """The rows of a round, that with the most conversations first."""
+        found = [n for n, row in enumerate(self.rows) if row.round_name == name]
+        return sorted(found, key=lambda n: -self.rows[n].told["conversations"])
 
     def difference(self, *, base: int, one: int) -> Mapping[str, Any]:
         """Success of a row less that of another, as `iterppo compare` says it, and `open`: whether
@@ -78,7 +86,7 @@ class Success:
 
 
 def read_success(run: Run) -> Success:
-    """Every round's success; a round whose turns cannot be read is a trouble, in words."""
+    """Success by round and policy; a round whose turns cannot be read is a trouble, in words."""
     rows: list[Row] = []
     arms: list[Arm] = []
     troubles: list[str] = []
@@ -97,17 +105,18 @@ def read_success(run: Run) -> Success:
         except UNREADABLE as error:
             troubles.append(f"{place.path}: cannot be read ({error})")
             continue
-        names = [run.policy_name(version) for version in arm.policy_versions]
-        rows.append(
-            Row(
-                one.name,
-                ", ".join(names) or "policy unknown",
-                tuple(arm.policy_versions),
-                compare_arms([arm], Question())["arms"][0],
-                _environment(one),
+        held = [(_policies(run, part.policy_versions), part) for part in arm.by_policy()]
+        for policy, part in sorted(held, key=lambda each: each[0]):
+            rows.append(
+                Row(
+                    one.name,
+                    policy,
+                    tuple(part.policy_versions),
+                    compare_arms([part], Question())["arms"][0],
+                    _environment(one),
+                )
             )
-        )
-        arms.append(arm)
+            arms.append(part)
     return Success(tuple(rows), tuple(arms), tuple(troubles))
 
 
@@ -156,6 +165,10 @@ def points(difference: float) -> str:
     """
     text = f"{100 * difference:+.1f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
+
+
+def _policies(run: Run, versions: Sequence[str]) -> str:
+    return ", ".join(map(run.policy_name, versions)) or "policy unknown"
 
 
 def _gamma(one: Round) -> float:

@@ -14,7 +14,7 @@ from iterppo.report.page.decision import Decision, decide, watched_gain
 from iterppo.report.page.run import Place, Run, read_run
 from iterppo.report.page.success import read_success
 from iterppo.statistics.intervals import newcombe_interval
-from tests.report.page.made_run import sample, write_policy, write_turns
+from tests.report.page.made_run import conversation, sample, write, write_policy, write_turns
 
 
 def decision(run: Path) -> Decision:
@@ -57,6 +57,57 @@ def test_conversations_decide_where_there_are_any(
     assert said in found.reason
     assert interval in found.reason
     assert any("collected one after the other" in each.text for each in found.evidence)
+
+
+def write_mixed(folder: Path, **arms: tuple[int, int]) -> None:
+    """Conversations of several policies, so many of each with so many successes; `_`: nothing says
+    of which."""
+    rows = [
+        row
+        for version, (num, outcomes) in arms.items()
+        for index in range(num)
+        for row in conversation(
+            f"{version}-{index}",
+            version=version,
+            outcome=index < outcomes,
+            **({"policy_version": None} if version == "_" else {}),
+        )
+    ]
+    write(folder, "trajectories", "ingest", sorted(rows, key=lambda row: row["conversation_id"]))
+
+
+def test_policies_that_share_a_round_are_told_apart(tmp_path: Path) -> None:
+    write_round(tmp_path)
+    write_mixed(tmp_path / "001" / "trajectories", p0=(40, 20), p1=(50, 25))
+
+    found = decision(tmp_path)
+
+    assert found.word == "Hold"
+    assert found.reason.startswith(
+        "50.0 % of 50 conversations with π₁ succeeded, and 50.0 % of 40 with p0: 0.0 points"
+    )
+    assert found.evidence[-1].text.startswith("Both policies held conversations of round 001.")
+
+
+def test_a_few_late_conversations_of_the_policy_before_are_not_its_arm(tmp_path: Path) -> None:
+    write_round(tmp_path)
+    write_mixed(tmp_path / "001" / "trajectories", p0=(2, 2), p1=(40, 30))
+
+    assert "25.0 % of 40 with p0" in decision(tmp_path).reason
+
+
+def test_conversations_that_nobody_says_who_held_are_not_the_new_policys(tmp_path: Path) -> None:
+    write_round(tmp_path)
+    write_mixed(tmp_path / "001" / "trajectories", _=(40, 40), p1=(40, 10))
+
+    assert "25.0 % of 40 conversations with π₁" in decision(tmp_path).reason
+
+    write_mixed(tmp_path / "001" / "trajectories", _=(40, 40))
+
+    assert decision(tmp_path).evidence[-1].text == (
+        "No conversation is known to have been held with π₁ (of round 001 some or all have no "
+        "policy_version): only Q speaks for it."
+    )
 
 
 def test_arms_with_other_shares_of_open_conversations_do_not_decide(tmp_path: Path) -> None:
