@@ -66,17 +66,20 @@ class Decision:
 
 
 def decide(run: Run, success: Success) -> Decision:
-    """The decision about the newest trained policy."""
-    trained = [one for one in run.numbered if _policy(one) is not None]
+    """The decision about the newest trained policy. Rounds that kept it do not take back what is
+    known of it."""
+    trained = [(one, policy) for one in run.numbered if (policy := _policy(one)) is not None]
     if not trained:
         return _nothing(run)
-    newest = trained[-1]
-    manifest = _policy(newest)
-    assert manifest is not None
-    version = str(manifest.metrics.get("policy_version") or "")
+    steps = [each for each in trained if len(set(_versions(each[1]))) == 2]
+    newest, manifest = (steps or trained)[-1]
+    version, behaviour = _versions(manifest)
     name = run.policy_name(version)
-    behaviour = str(manifest.metrics.get("behaviour_version") or "")
     evidence = [*_of_q(newest), *_of_training(newest, manifest)]
+    evidence += [
+        Evidence("unknown", f"Round {one.name} found nothing better than {name}, and kept it.")
+        for one, _ in trained[trained.index((newest, manifest)) + 1 :]
+    ]
     place = own_evaluation(newest)
     evaluated = place.manifest if place is not None else None
     after = success.with_version(version)
@@ -108,6 +111,12 @@ def decide(run: Run, success: Success) -> Decision:
 def _policy(one: Round) -> Manifest | None:
     place = one.whole("policy")
     return place.manifest if place is not None else None
+
+
+def _versions(policy: Manifest) -> tuple[str, str]:
+    """Its own, and that of the policy that it was trained from."""
+    metrics = policy.metrics
+    return str(metrics.get("policy_version") or ""), str(metrics.get("behaviour_version") or "")
 
 
 def _no_conversation(run: Run, success: Success, newest: Round, name: str) -> str:
@@ -282,7 +291,7 @@ def _of_training(one: Round, manifest: Manifest) -> list[Evidence]:
         found.append(Evidence("against", f"Training was stopped early: {metrics['stopped']}."))
     budget, kept_kl = manifest.config.get("kl_budget"), metrics.get("watched_kl_kept")
     if isinstance(kept_kl, float):
-        text = f"Distance from the policy before: {kept_kl:.2f} nat of KL per suggestion"
+        text = f"Distance from the policy before: {kept_kl:z.2f} nat of KL per suggestion"
         text += f", of {budget:g} that were allowed." if budget else "."
         found.append(Evidence("for" if not budget or kept_kl <= budget else "against", text))
     return found

@@ -79,7 +79,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, bool], ...]], ...] = (
             ("prompts.states_too_long", "too long", True),
             ("prompts.states_not_sampled", "not sampled", True),
             ("prompts.prompts", "prompts", False),
-            ("policy.prompts", "trained on", False),
+            ("policy.prompts", "to train on", False),
             ("policy.prompts_watched", "held out and watched", False),
         ),
     ),

@@ -241,6 +241,28 @@ def test_a_step_that_wrote_the_policy_before_again_has_nothing_to_ship(tmp_path:
     assert not any("No conversation was held" in each.text for each in found.evidence)
 
 
+def test_a_later_round_that_kept_a_policy_takes_back_nothing_that_is_known_of_it(
+    tmp_path: Path,
+) -> None:
+    write_round(tmp_path)
+    write_turns(tmp_path / "001" / "trajectories", version="p1", outcomes=30)
+    kept = {"behaviour_version": "p1", "kept_update": 0.0}
+    write_policy(tmp_path / "001" / "policy", of=[], samples=[sample(0, 0.5)], metrics=kept)
+
+    found = decision(tmp_path)
+
+    assert (found.word, found.policy) == ("Ship", "π₁")
+    assert "Round 001 found nothing better than π₁, and kept it." in [
+        each.text for each in found.evidence
+    ]
+
+
+def test_a_distance_of_nothing_has_no_sign(tmp_path: Path) -> None:
+    write_round(tmp_path, metrics={"watched_kl_kept": -1e-9})
+
+    assert any(": 0.00 nat of KL" in each.text for each in decision(tmp_path).evidence)
+
+
 def test_the_gain_on_held_out_prompts_is_paired(tmp_path: Path) -> None:
     """Changes of 1/8, 2/8 and 3/8: mean 1/4, standard deviation 1/8."""
     write_round(tmp_path)

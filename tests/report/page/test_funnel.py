@@ -20,7 +20,7 @@ def test_groups_are_shares_of_their_first_and_losses_are_marked(made_run: Path) 
     assert groups["Prompts"] == [
         ("states", 80, 1.0, False),
         ("prompts", 80, 1.0, False),
-        ("trained on", 7, 0.087, False),
+        ("to train on", 7, 0.087, False),
     ]
     assert found.reasons == ((f"bad: {EVIL}", 1),)
     assert all(holds for _, holds in found.identities)
