@@ -69,6 +69,17 @@ class Arm:
         return found
 
 
+def together(arms: Sequence[Arm]) -> Arm:
+    """All their conversations, under the name of the first."""
+    columns = {each.name: [getattr(arm, each.name) for arm in arms] for each in fields(Arm)}
+    joined: dict[str, Any] = {
+        name: np.concatenate(parts)
+        for name, parts in columns.items()
+        if isinstance(parts[0], np.ndarray)
+    }
+    return replace(arms[0], **joined)
+
+
 def read_arm(
     artifact: Artifact, *, name: str, gamma: float, cluster: ClusterName | None, segment: str | None
 ) -> Arm:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,15 +82,13 @@ def decide(run: Run, success: Success) -> Decision:
     ]
     place = own_evaluation(newest)
     evaluated = place.manifest if place is not None else None
-    after = success.with_version(version)
-    before = success.with_version(behaviour)
-    if before is None:
-        before = next(iter(success.of_round(newest.name)), None)
+    after = success.of_policy(version)
+    before = success.of_policy(behaviour) or success.of_round(newest.name)
     word: Word = "Hold"
     if version == behaviour:
         reason = "No update was better on held-out prompts: the policy before was written again."
-    elif after is not None and before is not None and after != before:
-        word, reason, found = _by_conversations(success, before, after)
+    elif after and before and after != before:
+        word, reason, found = _by_conversations(success, *success.side_by_side(before, after))
         evidence = [*found, *evidence]
         if evaluated is not None:
             gate, why = _by_evaluation(evaluated)
@@ -154,22 +152,21 @@ def _nothing(run: Run) -> Decision:
 
 
 def _by_conversations(
-    success: Success, before: int, after: int
+    success: Success, before: Sequence[int], after: Sequence[int]
 ) -> tuple[Word, str, list[Evidence]]:
     """A difference of success rates whose whole 95 % interval lies above 0 ships."""
-    one, base = success.rows[after], success.rows[before]
+    one, base = ([success.rows[n] for n in rows] for rows in (after, before))
     told = success.difference(base=before, one=after)
     if "difference" not in told:
         return (
             "Hold",
-            f"No conversation of {one.policy} has ended yet, or none of {base.policy}.",
+            f"No conversation of {one[0].policy} has ended yet, or none of {base[0].policy}.",
             [],
         )
     difference, low, high = (told[f"difference{end}"] for end in ("", "_low", "_high"))
     rates = (
-        f"{percent(one.told['rate'])} of {one.told['conversations']} conversations with "
-        f"{one.policy} succeeded, and {percent(base.told['rate'])} of "
-        f"{base.told['conversations']} with {base.policy}"
+        f"{_rate(one, 'conversations')} with {one[0].policy} succeeded, and {_rate(base)} with "
+        f"{base[0].policy}"
     )
     gap = f"{points(difference)} points, 95 % interval {points(low)} to {points(high)}"
     word: Word
@@ -183,7 +180,7 @@ def _by_conversations(
         word, reason = "Ship", f"{rates}: {gap}. All of it is above zero."
     elif high < 0:
         word = "Hold"
-        reason = f"{rates}: {gap}. It is worse: go back to {base.policy}."
+        reason = f"{rates}: {gap}. It is worse: go back to {base[0].policy}."
     else:
         word = "Hold"
         reason = (
@@ -193,22 +190,29 @@ def _by_conversations(
     return word, reason, _of_collection(one, base)
 
 
-def _of_collection(one: Row, base: Row) -> list[Evidence]:
+def _rate(rows: Sequence[Row], of: str = "") -> str:
+    outcomes, num = (sum(row.told[name] for row in rows) for name in ("outcomes", "conversations"))
+    return f"{percent(outcomes / num)} of {num} {of}".rstrip()
+
+
+def _of_collection(one: Sequence[Row], base: Sequence[Row]) -> list[Evidence]:
     """How the conversations came to be, which no interval covers."""
-    if one.round_name == base.round_name and not one.environment:
+    rounds = sorted({row.round_name for row in one})
+    environments = {row.environment for row in (*one, *base)}
+    if rounds == sorted({row.round_name for row in base}) and environments == {""}:
         return [
             Evidence(
                 "unknown",
-                f"Both policies held conversations of round {one.round_name}. Where customers were "
-                "assigned by chance (`iterppo assign`) that is a fair test; `iterppo compare` also "
-                "sees to sizes of arms and to customers who come back.",
+                f"Both policies held conversations of round {', '.join(rounds)}. Where customers "
+                "were assigned by chance (`iterppo assign`) that is a fair test; `iterppo compare` "
+                "also sees to sizes of arms and to customers who come back.",
             )
         ]
-    if one.environment and one.environment == base.environment:
+    if len(environments) == 1 and (environment := environments.pop()):
         return [
             Evidence(
                 "unknown",
-                f"The conversations were held in the environment “{one.environment}”: simulated "
+                f"The conversations were held in the environment “{environment}”: simulated "
                 "customers. Success there says that the loop works, nothing about yours.",
             )
         ]

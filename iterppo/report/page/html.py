@@ -168,7 +168,7 @@ def write_page(page: str, out: Path) -> None:
 def _round_page(
     run: Run, one: Round, success: Success, *, index: int, is_open: bool, conversations: int
 ) -> RoundPage:
-    held_by = [success.rows[n].policy for n in sorted(success.of_round(one.name))]
+    held_by = [success.rows[n].policy for n in success.of_round(one.name)]
     then = ", ".join(held_by) or "the policy before"
     policy = one.whole("policy")
     version = policy.manifest.metrics.get("policy_version") if policy and policy.manifest else None
@@ -237,7 +237,7 @@ def _status(one: Round) -> tuple[str, str]:
     command = ""
     whole = {name for name, place in one.places.items() if place.manifest is not None}
     if whole <= _LOGS and not begun:
-        text = "Logs only: its conversations are counted, and nothing was trained on them."
+        text = "Logs only: its conversations are counted, and no stage but ingest was run here."
     elif missing and one.number is not None:
         text = f"Not finished. Still to be made: {', '.join(name for name, _ in missing)}."
     if begun:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from iterppo.logs.arms import Arm, read_arm
+from iterppo.logs.arms import Arm, read_arm, together
 from iterppo.report.page.run import UNREADABLE, Round, Run
 from iterppo.statistics import FEWEST_CONVERSATIONS
 from iterppo.statistics.comparison import LEVEL, Question, compare_arms, open_shares
@@ -42,6 +42,11 @@ class Row:
         """Whether any of its conversations has ended."""
         return "rate" in self.told
 
+    @property
+    def is_enough(self) -> bool:
+        """Whether enough of them ended for an arm of a comparison."""
+        return bool(self.told["conversations"] >= FEWEST_CONVERSATIONS)
+
 
 @dataclass(frozen=True)
 class Success:
@@ -51,25 +56,35 @@ class Success:
     arms: tuple[Arm, ...]
     troubles: tuple[str, ...]
 
-    def with_version(self, version: str) -> int | None:
-        """The last row of a policy, of those with conversations enough where there are any: a few
-        may have begun before another one was deployed."""
-        found = [n for n, row in enumerate(self.rows) if row.versions == (version,)]
-        enough = [n for n in found if self.rows[n].told["conversations"] >= FEWEST_CONVERSATIONS]
-        return next(reversed(enough or found), None)
+    def of_policy(self, version: str) -> list[int]:
+        """The rows of conversations that were all held by one policy."""
+        return [n for n, row in enumerate(self.rows) if row.versions == (version,)]
 
     def of_round(self, name: str) -> list[int]:
-        """The rows of a round, that with the most conversations first."""
-        found = [n for n, row in enumerate(self.rows) if row.round_name == name]
-        return sorted(found, key=lambda n: -self.rows[n].told["conversations"])
+        """The rows of a round."""
+        return [n for n, row in enumerate(self.rows) if row.round_name == name]
 
-    def difference(self, *, base: int, one: int) -> Mapping[str, Any]:
-        """Success of a row less that of another, as `iterppo compare` says it, and `open`: whether
-        their shares of open conversations are alike. Nothing more where one has no ended one."""
-        arms = self.arms[one], self.arms[base]
+    def side_by_side(self, base: list[int], one: list[int]) -> tuple[list[int], list[int]]:
+        """Of the rows of two policies those of the rounds that both held, if any: no season tells
+        them apart. A few conversations that went on when the next policy came do not count."""
+        large = [
+            {row.round_name for row in (self.rows[n] for n in rows) if row.is_enough}
+            for rows in (base, one)
+        ]
+        shared = set.intersection(*large)
+        if not shared:
+            return base, one
+        of_shared = ([n for n in rows if self.rows[n].round_name in shared] for rows in (base, one))
+        return next(of_shared), next(of_shared)
+
+    def difference(self, *, base: Sequence[int], one: Sequence[int]) -> Mapping[str, Any]:
+        """Success in some rows together less that in others, as `iterppo compare` says it, and
+        `open`: whether their shares of open conversations are alike. Nothing more where one has no
+        ended one."""
+        arms = [together([self.arms[n] for n in rows]) for rows in (one, base)]
         found: dict[str, Any] = {"open": open_shares(arms)}
-        if self.rows[one].has_rate and self.rows[base].has_rate:
-            ended = (Outcomes(arm.outcome_N[~arm.is_censored_N]) for arm in arms)
+        ended = [Outcomes(arm.outcome_N[~arm.is_censored_N]) for arm in arms]
+        if all(len(each.value_N) for each in ended):
             found |= outcome_effect(*ended, is_adjusted=False, scale=None, level=LEVEL).told()
         return found
 
@@ -77,7 +92,7 @@ class Success:
         """Each row against the one above it, in points; an empty text where it is not known."""
         told = [""]
         for number in range(1, len(self.rows)):
-            found = self.difference(base=number - 1, one=number)
+            found = self.difference(base=[number - 1], one=[number])
             told.append("")
             if found.get("difference_low") is not None:
                 low, high = points(found["difference_low"]), points(found["difference_high"])

@@ -89,11 +89,13 @@ def test_policies_that_share_a_round_are_told_apart(tmp_path: Path) -> None:
     assert found.evidence[-1].text.startswith("Both policies held conversations of round 001.")
 
 
-def test_a_few_late_conversations_of_the_policy_before_are_not_its_arm(tmp_path: Path) -> None:
+def test_a_few_late_conversations_of_the_policy_before_are_no_arm_of_their_own(
+    tmp_path: Path,
+) -> None:
     write_round(tmp_path)
     write_mixed(tmp_path / "001" / "trajectories", p0=(2, 2), p1=(40, 30))
 
-    assert "25.0 % of 40 with p0" in decision(tmp_path).reason
+    assert "28.6 % of 42 with p0" in decision(tmp_path).reason
 
 
 def test_conversations_that_nobody_says_who_held_are_not_the_new_policys(tmp_path: Path) -> None:
@@ -248,10 +250,12 @@ def test_a_later_round_that_kept_a_policy_takes_back_nothing_that_is_known_of_it
     write_turns(tmp_path / "001" / "trajectories", version="p1", outcomes=30)
     kept = {"behaviour_version": "p1", "kept_update": 0.0}
     write_policy(tmp_path / "001" / "policy", of=[], samples=[sample(0, 0.5)], metrics=kept)
+    write_turns(tmp_path / "002" / "trajectories", version="p1", outcomes=14)
 
     found = decision(tmp_path)
 
     assert (found.word, found.policy) == ("Ship", "π₁")
+    assert found.reason.startswith("55.0 % of 80 conversations with π₁"), "44 of all that it held"
     assert "Round 001 found nothing better than π₁, and kept it." in [
         each.text for each in found.evidence
     ]
