@@ -136,7 +136,7 @@ class Watching(TrainerCallback):
             text += f"; by Q of other conversations {kept.score:.3f}, before {first.score:.3f}"
             if self.best_of is not None:
                 text += f", best of {self.best_of.n} {self.best_of.judge:.3f}"
-        return f"{text}; KL {kept.kl:.2f} nat"
+        return f"{text}; KL {kept.kl:z.2f} nat"
 
     # --- what a checkpoint keeps
 

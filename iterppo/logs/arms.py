@@ -35,6 +35,8 @@ class Arm:
     versions_N: Array
     """Tuples: of the policies that held a conversation, in order; empty where nothing says."""
     id_N: Array
+    has_persona_N: Array
+    """Held under an exploration prompt."""
     is_censored_N: Array
     """Still open when the log was cut: outcome and return are not known, and are NaN."""
     outcome_N: Array
@@ -96,12 +98,13 @@ def read_arm(
     Raises:
         DataError: If no conversation has the cluster, or the segment.
     """
-    columns = ["conversation_id", "reward", "censored", "policy_version", "adoption"]
+    columns = ["conversation_id", "reward", "censored", "policy_version", "persona", "adoption"]
     columns += [cluster] if cluster else []
     own = [segment if segment in SEGMENTS else "facts"] if segment else []
     columns += [column for column in own if column not in columns]
     versions: list[tuple[str, ...]] = []
     ids: list[str] = []
+    personas: list[bool] = []
     censored: list[bool] = []
     outcomes: list[float] = []
     returns: list[float] = []
@@ -115,6 +118,7 @@ def read_arm(
         held_by = {row["policy_version"] for row in rows if row["policy_version"]}
         versions.append(tuple(sorted(held_by)))
         ids.append(first["conversation_id"])
+        personas.append(any(row["persona"] is not None for row in rows))
         is_open = bool(first["censored"])
         paid = [place for place, row in enumerate(rows) if row["reward"] > 0]
         censored.append(is_open)
@@ -145,6 +149,7 @@ def read_arm(
         name=name,
         versions_N=np.fromiter(versions, dtype=object, count=len(versions)),
         id_N=np.asarray(ids, dtype=object),
+        has_persona_N=np.asarray(personas, dtype=bool),
         is_censored_N=np.asarray(censored, dtype=bool),
         outcome_N=np.asarray(outcomes, dtype=float),
         return_N=np.asarray(returns, dtype=float),

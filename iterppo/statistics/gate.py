@@ -86,7 +86,7 @@ def kl_budget(kl: float | None, *, budget: float) -> Criterion | None:
     if kl is None:
         return Criterion("kl", False, "its KL from the old policy is not known")
     return Criterion(
-        "kl", kl <= budget, f"KL {kl:.2f} nat {'of' if kl <= budget else 'exceeds'} {budget:g}"
+        "kl", kl <= budget, f"KL {kl:z.2f} nat {'of' if kl <= budget else 'exceeds'} {budget:g}"
     )
 
 

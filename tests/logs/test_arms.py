@@ -176,6 +176,7 @@ def arm_with(name: str, ids: list[str]) -> Arm:
         name=name,
         versions_N=np.fromiter([()] * num, dtype=object, count=num),
         id_N=np.asarray(ids, dtype=object),
+        has_persona_N=np.zeros(num, dtype=bool),
         is_censored_N=np.zeros(num, dtype=bool),
         outcome_N=np.zeros(num),
         return_N=np.zeros(num),

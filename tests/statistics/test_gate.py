@@ -98,4 +98,7 @@ def test_a_guardrail_that_only_warns_is_told_and_holds_nothing() -> None:
 
 def test_what_nobody_asks_for_is_no_criterion() -> None:
     assert kl_budget(math.inf, budget=0.0) is None
+    nothing = kl_budget(-1e-9, budget=10.0)
+    assert nothing is not None
+    assert nothing.said == "KL 0.00 nat of 10"
     assert q_verdict("noise", least="any") is None

@@ -187,7 +187,16 @@ def _by_conversations(
             f"{rates}: {gap}. Zero is within it, so nothing is shown. `iterppo plan` says how "
             "many conversations would show a difference worth having."
         )
-    return word, reason, _of_collection(one, base)
+    found = _of_collection(one, base)
+    shares = [success.share_of_personas(rows) for rows in (after, before)]
+    if any(shares):
+        text = (
+            f"{percent(shares[0])} of these conversations with {one[0].policy} were held under a "
+            f"persona, and {percent(shares[1])} of those with {base[0].policy}: what is compared "
+            "is mixtures, not the plain policies."
+        )
+        found.append(Evidence("unknown", text))
+    return word, reason, found
 
 
 def _rate(rows: Sequence[Row], of: str = "") -> str:

@@ -88,6 +88,11 @@ class Success:
             found |= outcome_effect(*ended, is_adjusted=False, scale=None, level=LEVEL).told()
         return found
 
+    def share_of_personas(self, rows: Sequence[int]) -> float:
+        """Of the ended conversations of some rows, those that were held under a persona."""
+        arm = together([self.arms[n] for n in rows])
+        return float(arm.has_persona_N[~arm.is_censored_N].mean())
+
     def steps(self) -> list[str]:
         """Each row against the one above it, in points; an empty text where it is not known."""
         told = [""]

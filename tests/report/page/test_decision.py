@@ -112,6 +112,27 @@ def test_conversations_that_nobody_says_who_held_are_not_the_new_policys(tmp_pat
     )
 
 
+def test_conversations_under_a_persona_are_told_of(tmp_path: Path) -> None:
+    write_round(tmp_path)
+    rows = [
+        row
+        for index in range(40)
+        for row in conversation(
+            f"c{index:02}", version="p1", outcome=True, persona="warm" if index < 30 else None
+        )
+    ]
+    write(tmp_path / "001" / "trajectories", "trajectories", "ingest", rows)
+
+    found = decision(tmp_path)
+
+    assert [each.text for each in found.evidence if "persona" in each.text] == [
+        "75.0 % of these conversations with π₁ were held under a persona, and 0.0 % of those with "
+        "p0: what is compared is mixtures, not the plain policies."
+    ]
+    write_turns(tmp_path / "001" / "trajectories", version="p1", outcomes=30)
+    assert not any("persona" in each.text for each in decision(tmp_path).evidence)
+
+
 def test_arms_with_other_shares_of_open_conversations_do_not_decide(tmp_path: Path) -> None:
     write_round(tmp_path)
     write_turns(tmp_path / "001" / "trajectories", version="p1", outcomes=10, num_open=30)
