@@ -249,9 +249,10 @@ def _readings(
         if name not in given:
             continue
         artifact = given[name]
-        troubles.append(_trouble(artifact, given.get("proposals")))
-        if troubles[-1] is not None and "noise" not in troubles[-1]:
-            continue  # a Q of another policy; noise still may help to doubly robust estimates
+        another = _another_policys(artifact, given.get("proposals"))
+        troubles.append(another or _no_value(artifact, given["returns"]))
+        if another is not None:
+            continue  # any Q of this policy may help to doubly robust estimates, noise too
         fitted = QFunction.load(artifact.path / "model")
         fitted.use_accelerator()
         settings = FitQConfig.model_validate(artifact.manifest.config)
@@ -261,8 +262,8 @@ def _readings(
     return readings, FittedQ(_gamma(given), trouble)
 
 
-def _trouble(fitted: Artifact, proposals: Artifact | None) -> str | None:
-    """Why a Q does not tell the new policy's value."""
+def _another_policys(fitted: Artifact, proposals: Artifact | None) -> str | None:
+    """Why a Q is not known to be the new policy's."""
     made_with = fitted.manifest.inputs.get("actions")
     if fitted.manifest.config.get("method") not in OFF_POLICY or made_with is None:
         return f"{fitted.path} was fitted by neither fqe nor lstdq"
@@ -271,6 +272,16 @@ def _trouble(fitted: Artifact, proposals: Artifact | None) -> str | None:
             f"{fitted.path} was fitted with other actions than those of --proposals, so it may be "
             "another policy's Q"
         )
+    return None
+
+
+def _no_value(fitted: Artifact, returns: Artifact) -> str | None:
+    """Why the new policy's Q does not tell its value: the outcome rate, discounted as `returns`."""
+    fitted_on = fitted.manifest.inputs.get("returns")
+    if fitted_on is not None and fitted_on.digest != returns.manifest.digest:
+        return f"{fitted.path} was fitted on other returns than {returns.path}"
+    if returns.manifest.config.get("rewards") == "credit":
+        return f"{fitted.path} was fitted on credit, and its value is no outcome rate"
     if fitted.manifest.metrics.get("verdict") == "noise":
         return f"Q is noise: {fitted.manifest.metrics.get('verdict_reason')}"
     return None

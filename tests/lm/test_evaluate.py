@@ -20,6 +20,7 @@ from iterppo.config import (
     IngestConfig,
     InitConfig,
     LengthRule,
+    ReturnsConfig,
 )
 from iterppo.errors import UsageError
 from iterppo.lm.likelihood import action_logprobs
@@ -224,6 +225,8 @@ def test_with_a_q_of_the_new_policy_every_method_answers(
         pytest.param({"method": "mc"}, "was fitted by neither fqe nor lstdq", id="another method"),
         pytest.param({"digest": "0" * 64}, "other actions than those of", id="another policy"),
         pytest.param({"verdict": "noise"}, "Q is noise", id="noise"),
+        pytest.param({"returns": "0" * 64}, "fitted on other returns than", id="other returns"),
+        pytest.param({"rewards": "credit"}, "fitted on credit", id="credit"),
     ],
 )
 def test_a_q_that_does_not_tell_the_new_policys_value_is_not_believed(
@@ -235,17 +238,27 @@ def test_a_q_that_does_not_tell_the_new_policys_value_is_not_believed(
 ) -> None:
     actions = open_artifact(with_q["proposals"]).record()
     digest = {"digest": changes["digest"]} if "digest" in changes else {}
+    returns = tmp_path / "returns"
+    config = ReturnsConfig(gamma=1.0, rewards=changes.get("rewards", "outcomes"))  # type: ignore[arg-type]
+    write(returns, "returns", config, list(open_artifact(setting.folder / "returns").rows()))
+    paid = open_artifact(returns).record()
     with ArtifactWriter(
         tmp_path / "fqe",
         kind="q",
         stage="fit-q",
         config=FitQConfig(method=changes.get("method", "fqe")),  # type: ignore[arg-type]
-        inputs={"actions": actions.model_copy(update=digest)},
+        inputs={
+            "actions": actions.model_copy(update=digest),
+            "returns": paid.model_copy(update={"digest": changes.get("returns", paid.digest)}),
+        },
     ) as writer:
         random_q(setting.folder / "policy").save(writer.folder / "model")
         writer.metrics.update(verdict=changes.get("verdict", "usable"))
     evaluate.run(
-        CONFIG, **setting.paths(), **with_q | {"fqe": tmp_path / "fqe"}, out=tmp_path / "e"
+        CONFIG,
+        **setting.paths() | {"returns": returns},
+        **with_q | {"fqe": tmp_path / "fqe"},
+        out=tmp_path / "e",
     )
 
     assert said in found(tmp_path / "e")["fqe", None]["reason"]
