@@ -271,6 +271,8 @@ def test_what_was_made_of_another_rounds_inputs_is_told_by_those(round_folder: P
     manifest.write_text(manifest.read_text().replace("001/trajectories", "000/trajectories"))
     changed(first / "trajectories")
     assert states(first)["init"] == "fresh"
+    shutil.copytree("runs/shop", "copy")
+    assert states(Path("copy/001"))["init"] == "fresh"
 
     changed(round_folder / "trajectories")
 
