@@ -41,7 +41,7 @@ def test_compare_gives_newcombes_interval_of_the_difference(folder: Path, comman
     """Example (a) of Newcombe (1998): 56 of 70 against 48 of 80; a third waits for its outcomes."""
     for name, outcomes, number, num_open, version in (
         ("old", 48, 80, 0, "p0"),
-        ("new", 56, 70, 0, "p1"),
+        ("new", 56, 70, 0, lambda index: "p1" if index else None),
         ("open", 0, 0, 60, None),
     ):
         log(name, outcomes=outcomes, number=number, num_open=num_open, policy_version=version)
@@ -72,6 +72,7 @@ def test_compare_gives_newcombes_interval_of_the_difference(folder: Path, comman
             "conversations": 70,
             "censored": 0,
             "outcomes": 56,
+            "policy_unknown": 1,
             "rate": 0.8,
             "rate_low": 0.6918,
             "rate_high": 0.877,
@@ -89,6 +90,7 @@ def test_compare_gives_newcombes_interval_of_the_difference(folder: Path, comman
             "conversations": 0,
             "censored": 60,
             "outcomes": 0,
+            "policy_unknown": 60,
         },
     ]
     new = found["arms"][1]
@@ -99,7 +101,8 @@ def test_compare_gives_newcombes_interval_of_the_difference(folder: Path, comman
     assert text.startswith(
         "success rate with 95 % interval (Wilson); difference to the first (Newcombe)\n"
         "  p0: 0.600 [0.490, 0.700]  of 80  old\n"
-        "  p1: 0.800 [0.692, 0.877]  of 70  +0.200 [+0.052, +0.334]  p = 0.008  new\n"
+        "  p1, policy unknown: 0.800 [0.692, 0.877]  of 70  +0.200 [+0.052, +0.334]  p = 0.008  "
+        "new\n"
         "  policy unknown: no conversation ended  open\n"
         "  the arms differ in their shares of open conversations (p = "
     )

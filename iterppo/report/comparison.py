@@ -48,7 +48,7 @@ def sample_ratio_text(ratio: Mapping[str, Any]) -> str:
 
 
 def _arm_line(arm: Mapping[str, Any]) -> str:
-    name = ", ".join(arm["policy_versions"]) or "policy unknown"
+    name = _policies(arm)
     if "rate" not in arm:
         return f"{name}: no conversation ended  {arm['trajectories']}"
     text = f"{name}: {_interval(arm, 'rate')}  of {arm['conversations']}"
@@ -60,6 +60,11 @@ def _arm_line(arm: Mapping[str, Any]) -> str:
         if arm["p_value_holm"] != arm["p_value"]:
             text += f" (Holm {_p(arm['p_value_holm'])})"
     return f"{text}  {arm['trajectories']}"
+
+
+def _policies(arm: Mapping[str, Any]) -> str:
+    """Who held the conversations; of some nothing may say."""
+    return ", ".join([*arm["policy_versions"], *["policy unknown"] * ("policy_unknown" in arm)])
 
 
 def _warnings(result: Mapping[str, Any]) -> list[str]:
@@ -105,7 +110,7 @@ def _measures(arms: list[dict[str, Any]]) -> list[str]:
             continue
         lines.append(label)
         for arm in arms:
-            name = ", ".join(arm["policy_versions"]) or "policy unknown"
+            name = _policies(arm)
             if measure not in arm:
                 lines.append(f"  {name}: unknown")
                 continue

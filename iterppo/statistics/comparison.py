@@ -112,6 +112,8 @@ def _alone(arm: Arm) -> dict[str, Any]:
         "censored": int(arm.is_censored_N.sum()),
         "outcomes": outcomes,
     }
+    if unknown := sum(not versions for versions in arm.versions_N):
+        result["policy_unknown"] = unknown
     if arm.cluster_N is not None:
         result["clusters"] = len(set(arm.cluster_N.tolist()))
     if num:
