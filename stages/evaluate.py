@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact import Artifact, ArtifactWriter, Manifest, open_artifact, paired_conversations
 from iterppo.config import OFF_POLICY, EvaluateConfig, FitQConfig
+from iterppo.contracts.trajectories import action
 from iterppo.errors import DataError, UsageError
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import say
@@ -296,8 +297,7 @@ def _ratios(config: EvaluateConfig, log: Sequence[_Logged], old: Policy, new: Po
     after = logprobs_of_log(new, rows, own_turns_only=False)
     recomputed = logprobs_of_log(old, rows, own_turns_only=True)
     logged = [
-        [_logged_logprob(row, known) for row, known in zip(each.rows, here, strict=True)]
-        for each, here in zip(log, after, strict=True)
+        [0.0 if action(row) is None else _logged_logprob(row) for row in each.rows] for each in log
     ]
     num_cut_off = 0
     for number, each in enumerate(log):
@@ -338,10 +338,7 @@ def _ratios(config: EvaluateConfig, log: Sequence[_Logged], old: Policy, new: Po
     return _Ratios(by_source, found, num_cut_off, warnings)
 
 
-def _logged_logprob(row: Mapping[str, Any], known: float) -> float:
-    """0 where there is no action, as its counterpart says."""
-    if known == 0.0:
-        return 0.0
+def _logged_logprob(row: Mapping[str, Any]) -> float:
     value = row["suggestion_logprob"]
     return math.nan if value is None else float(value)
 

@@ -22,6 +22,7 @@ from iterppo.config import (
     LengthRule,
 )
 from iterppo.errors import UsageError
+from iterppo.lm import off_policy
 from iterppo.lm.likelihood import action_logprobs
 from iterppo.lm.off_policy import suggestions_in
 from iterppo.lm.rendering import decisions
@@ -93,6 +94,28 @@ def test_importance_sampling_is_that_of_the_probabilities_of_both_policies(
     )
     counts = open_artifact(tmp_path / "e").manifest.counts
     assert (counts["conversations"], counts["conversations_estimated_on"]) == (NUM, len(taken))
+
+
+def test_a_policy_that_is_certain_of_what_it_says_has_a_ratio(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """log 1 = 0 is a probability, and not the sign of a turn without an action."""
+    read = off_policy.logprobs_of_log
+
+    def certain(policy: Any, rows: Any, *, own_turns_only: bool) -> list[list[float]]:
+        if own_turns_only:  # the old one
+            return read(policy, rows, own_turns_only=True)
+        return [[0.0] * len(each) for each in rows]
+
+    monkeypatch.setattr(off_policy, "logprobs_of_log", certain)
+    evaluate.run(CONFIG, **setting.paths(), out=tmp_path / "e")
+    rows = found(tmp_path / "e")
+    heldout = [c for c in setting.rows if c[0]["split"] == "heldout"]
+    expected = np.mean([np.exp(-sum(row["suggestion_logprob"] for row in c)) for c in heldout])
+
+    assert expected > 2
+    for source in ("logged", "recomputed"):
+        assert rows["wis", source]["mean_ratio"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_without_a_conversation_held_out_there_is_nothing_to_estimate_on(
