@@ -156,8 +156,8 @@ def _unlearned(
     outcomes would count that luck a second time.
     """
     if config.conversations == "all":
-        learned = given["q"].manifest.inputs.get("trajectories") if "q" in given else None
-        if learned is None or learned.digest != given["trajectories"].manifest.digest:
+        learned = given["q"].manifest.inputs if "q" in given else {}  # of earlier rounds as well
+        if given["trajectories"].manifest.digest not in {each.digest for each in learned.values()}:
             return list(log), []
         return list(log), [
             f"Q was fitted on conversations of {given['trajectories'].path}, and their outcomes "

@@ -130,19 +130,20 @@ def test_without_a_conversation_held_out_there_is_nothing_to_estimate_on(
         )
 
 
-@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("learned", ["trajectories", "earlier 0 trajectories", None])
 def test_all_conversations_are_warned_of_where_they_taught_the_policy(
-    learned: bool, setting: Setting, tmp_path: Path
+    learned: str | None, setting: Setting, tmp_path: Path
 ) -> None:
     taught = open_artifact(setting.folder / "trajectories").record()
-    digest = taught.digest if learned else "0" * 64
-    inputs = {"trajectories": taught.model_copy(update={"digest": digest})}
+    inputs = {"trajectories": taught.model_copy(update={"digest": "0" * 64})}
+    if learned is not None:
+        inputs[learned] = taught
     write(tmp_path / "q", "q", FitQConfig(), inputs=inputs, verdict="usable")
     config = CONFIG.model_copy(update={"conversations": "all"})
     evaluate.run(config, **setting.paths(), q=tmp_path / "q", out=tmp_path / "e")
 
     warnings = told(tmp_path / "e")["gate"]["warnings"]
-    assert ["flatter the policy" in each for each in warnings] == [True] * learned
+    assert ["flatter the policy" in each for each in warnings] == [True] * (learned is not None)
 
 
 def test_the_interval_covers_what_the_new_policy_does_when_it_is_asked(
