@@ -277,9 +277,7 @@ def _diagnose(
 
     sampled = None
     if others is not None:
-        sampled = SampledActions(
-            np.array(others.values), np.array(others.lengths), others.conversation_ids
-        )
+        sampled = SampledActions(np.array(others.values), np.array(others.lengths), others.units)
     flat = [
         (c, turn, estimate)
         for c, found in zip(conversations, scored, strict=True)
@@ -334,7 +332,7 @@ def _coverage(
     return coverage(
         others.customers,
         others.texts,
-        others.conversation_ids,
+        others.units,
         logged,
         samples=config.bootstrap_samples,
         seed=config.seed,
@@ -358,6 +356,7 @@ def _held_out(flat: Sequence[tuple[Conversation, Turn, Estimate]]) -> HeldOut:
         segments={
             name: [row[name] for row in rows] for name in ("adoption", "policy_version", "persona")
         },
+        unit=[c.unit for c, *_ in flat],
     )
 
 

@@ -50,6 +50,14 @@ class Conversation:
     num_too_long: int
     num_without_action: int
 
+    @property
+    def unit(self) -> str:
+        """What is independent of all else: the customer, where the log names them."""
+        customer = self.rows[0].get("customer_id")
+        return (
+            f"conversation {self.conversation_id}" if customer is None else f"customer {customer}"
+        )
+
     def monte_carlo(self) -> Iterator[Target]:
         """Targets: the returns of the log."""
         for segment, turns in zip(self.segments, self.turns, strict=True):
