@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from iterppo.artifact import Artifact, ArtifactWriter, Manifest, open_artifact, paired_conversations
 from iterppo.config import OFF_POLICY, EvaluateConfig, FitQConfig
+from iterppo.contracts.trajectories import action
 from iterppo.errors import DataError, UsageError
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import say
@@ -155,8 +156,8 @@ def _unlearned(
     outcomes would count that luck a second time.
     """
     if config.conversations == "all":
-        learned = given["q"].manifest.inputs.get("trajectories") if "q" in given else None
-        if learned is None or learned.digest != given["trajectories"].manifest.digest:
+        learned = given["q"].manifest.inputs if "q" in given else {}  # of earlier rounds as well
+        if given["trajectories"].manifest.digest not in {each.digest for each in learned.values()}:
             return list(log), []
         return list(log), [
             f"Q was fitted on conversations of {given['trajectories'].path}, and their outcomes "
@@ -307,8 +308,7 @@ def _ratios(config: EvaluateConfig, log: Sequence[_Logged], old: Policy, new: Po
     after = logprobs_of_log(new, rows, own_turns_only=False)
     recomputed = logprobs_of_log(old, rows, own_turns_only=True)
     logged = [
-        [_logged_logprob(row, known) for row, known in zip(each.rows, here, strict=True)]
-        for each, here in zip(log, after, strict=True)
+        [0.0 if action(row) is None else _logged_logprob(row) for row in each.rows] for each in log
     ]
     num_cut_off = 0
     for number, each in enumerate(log):
@@ -349,10 +349,7 @@ def _ratios(config: EvaluateConfig, log: Sequence[_Logged], old: Policy, new: Po
     return _Ratios(by_source, found, num_cut_off, warnings)
 
 
-def _logged_logprob(row: Mapping[str, Any], known: float) -> float:
-    """0 where there is no action, as its counterpart says."""
-    if known == 0.0:
-        return 0.0
+def _logged_logprob(row: Mapping[str, Any]) -> float:
     value = row["suggestion_logprob"]
     return math.nan if value is None else float(value)
 

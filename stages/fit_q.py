@@ -84,8 +84,12 @@ def run(
             f"earlier {number} trajectories": log.record(),
             f"earlier {number} returns": paid_then.record(),
         }
+    asked: str | None = None
     if config.reads_actions and actions is not None:
-        inputs["actions"] = open_artifact(actions, "actions").record()
+        of_policy = open_artifact(actions, "actions")
+        inputs["actions"] = of_policy.record()
+        version = of_policy.manifest.metrics.get("policy_version")
+        asked = None if version is None else str(version)
     if config.reads_actions and earlier:
         raise UsageError(
             f"fit-q: the method {config.method} asks what the policy would do in every state, and "
@@ -195,7 +199,7 @@ def run(
         metrics["fit"] = {"method": config.method} | _range_of_returns(train) | told
         # In closed form V̂ is of this round's log, and what an action led to is nobody's.
         whose = conversations if config.is_closed_form else [*conversations, *learned]
-        metrics["behaviour"] = behind_the_log(whose, loaded, config)
+        metrics["behaviour"] = behind_the_log(whose, loaded, config, asked=asked)
         metrics["coverage"] = _coverage(train, others, config)
         writer.write_json("metrics.json", metrics)
         writer.metrics.update(_summary(metrics))
@@ -273,9 +277,7 @@ def _diagnose(
 
     sampled = None
     if others is not None:
-        sampled = SampledActions(
-            np.array(others.values), np.array(others.lengths), others.conversation_ids
-        )
+        sampled = SampledActions(np.array(others.values), np.array(others.lengths), others.units)
     flat = [
         (c, turn, estimate)
         for c, found in zip(conversations, scored, strict=True)
@@ -330,7 +332,7 @@ def _coverage(
     return coverage(
         others.customers,
         others.texts,
-        others.conversation_ids,
+        others.units,
         logged,
         samples=config.bootstrap_samples,
         seed=config.seed,
@@ -354,6 +356,7 @@ def _held_out(flat: Sequence[tuple[Conversation, Turn, Estimate]]) -> HeldOut:
         segments={
             name: [row[name] for row in rows] for name in ("adoption", "policy_version", "persona")
         },
+        unit=[c.unit for c, *_ in flat],
     )
 
 

@@ -18,7 +18,11 @@ MOST_RATIOS = 512
 
 
 def behind_the_log(
-    conversations: Sequence[Conversation], policy: Policy, config: FitQConfig
+    conversations: Sequence[Conversation],
+    policy: Policy,
+    config: FitQConfig,
+    *,
+    asked: str | None = None,
 ) -> dict[str, Any]:
     """How far the policy that is to be improved is from those that made the log.
 
@@ -31,6 +35,9 @@ def behind_the_log(
     persona. A persona is drawn before anything is said, so within its conversations the weights are
     right as they are, whatever its probability. Abstentions are left out: what was logged for one
     that was cut off at the length limit is the probability of words that the log does not have.
+
+    `asked` is the policy whose actions fqe and lstdq evaluate: this one, or one that may take its
+    place.
     """
     train = [c for c in conversations if c.split == "train"]
     rows = [turn.row for c in train for turns in c.turns for turn in turns]
@@ -43,7 +50,9 @@ def behind_the_log(
         "share_personas": _share(map(_has_persona, rows), len(rows)),
     }
     found["evaluates"] = (
-        "the plain policy"
+        f"{asked}, which was asked for actions"
+        if config.reads_actions and asked not in (None, policy.settings.version)
+        else "the plain policy"
         if config.reads_actions
         else "the mixture of personas and plain policy that made the log; "
         "--set fit-q.method=fqe (or lstdq) evaluates the plain policy"

@@ -5,6 +5,9 @@
                              of the sweep before makes of the next states (fitted Q iteration, whose
                              target network that is)
 
+A member's targets are made of its own values: of common ones their spread would not know that the
+targets are unsure themselves.
+
 Of the Monte Carlo fit, the epoch that predicts best on a tenth of the training conversations, kept
 out of the gradient, is the one that is kept: a reward that has memorised its noise is worse than
 none. The held-out split is not looked at.
@@ -50,6 +53,13 @@ class Target:
     segment: Segment
     returns: list[float]
     weights: list[float]
+    own: list[list[float]] = field(default_factory=list)
+    """What each member of Q̂ should say in the place of the return, at each end; empty: the
+    return."""
+
+    def of_members(self, number: int) -> list[list[float]]:
+        """At each end, of so many members."""
+        return self.own or [[value] * number for value in self.returns]
 
     @property
     def usable(self) -> bool:
@@ -236,9 +246,14 @@ class _Progress:
     def saved(self) -> Saved:
         """For the checkpoint."""
         tensors = {f"best.{number}": value for number, value in enumerate(self._best)}
-        tensors["returns"], tensors["weights"] = (
-            torch.tensor([x for t in self._targets for x in values(t)], dtype=torch.float64)
-            for values in (lambda t: t.returns, lambda t: t.weights)
+        members = self._q.settings.members
+        tensors["targets"] = torch.tensor(
+            [
+                [*each, *own]
+                for t in self._targets
+                for *each, own in zip(t.returns, t.weights, t.of_members(members), strict=True)
+            ],
+            dtype=torch.float64,
         )
         notes = {
             "sweep": self._sweep,
@@ -271,16 +286,13 @@ def _change(before: Sequence[Target], after: Sequence[Target]) -> float:
 
 def _with_values(targets: Sequence[Target], saved: Saved) -> list[Target]:
     """The targets that a killed sweep had."""
-    returns = iter(saved.tensors["returns"].tolist())
-    weights = iter(saved.tensors["weights"].tolist())
-    return [
-        replace(
-            t,
-            returns=[next(returns) for _ in t.returns],
-            weights=[next(weights) for _ in t.weights],
-        )
-        for t in targets
-    ]
+    rows = iter(saved.tensors["targets"].tolist())
+    found = []
+    for t in targets:
+        here = [next(rows) for _ in t.returns]
+        columns = [each for each, *_ in here], [weight for _, weight, *_ in here]
+        found.append(Target(t.conversation_id, t.segment, *columns, [own for _, _, *own in here]))
+    return found
 
 
 def draws_of(conversation_id: str, members: int, seed: int) -> list[int]:
@@ -293,7 +305,13 @@ def draws_of(conversation_id: str, members: int, seed: int) -> list[int]:
 
 
 def _check(targets: Sequence[Target], config: FitQConfig) -> None:
-    known = [g for t in targets for g, w in zip(t.returns, t.weights, strict=True) if w > 0]
+    known = [
+        value
+        for t in targets
+        for g, own, w in zip(t.returns, t.of_members(1), t.weights, strict=True)
+        for value in (g, *own)
+        if w > 0
+    ]
     if not known:
         raise ValueError("no training turn has both an action and a known return")
     if not all(math.isfinite(value) for value in known):
@@ -309,10 +327,10 @@ def _check(targets: Sequence[Target], config: FitQConfig) -> None:
 def _turn_losses(
     raw: torch.Tensor, targets: Sequence[Target], config: FitQConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss (N, …) and weight (N,) of every turn, for outputs of shape (N, …)."""
+    """Loss and weight (N,) of every turn, for outputs of shape (N,), or of members (N, M)."""
     weight_N = torch.tensor([w for t in targets for w in t.weights], device=raw.device)
-    return_N = torch.tensor([g for t in targets for g in t.returns], device=raw.device)
-    aim = return_N.nan_to_num().view(-1, *[1] * (raw.ndim - 1)).expand_as(raw)
+    values = (t.returns if raw.ndim == 1 else t.of_members(raw.shape[1]) for t in targets)
+    aim = torch.tensor([value for each in values for value in each], device=raw.device).nan_to_num()
     if config.loss == "bce":
         loss = torch.nn.functional.binary_cross_entropy_with_logits(raw, aim, reduction="none")
     else:

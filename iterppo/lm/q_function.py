@@ -65,6 +65,8 @@ class Estimate(NamedTuple):
     """Standard deviation over the members; None where there is one."""
     v: float
     """V̂(s)."""
+    members: list[float]
+    """What each member thinks."""
 
 
 class QFunction:
@@ -311,10 +313,10 @@ class QFunction:
     def _estimates(self, outputs: Outputs) -> list[Estimate]:
         q_N = self.to_value(outputs.q_NM.mean(dim=1)).tolist()
         v_N = self.to_value(outputs.v_N).tolist()
-        if self.settings.members == 1:
-            return [Estimate(q, None, v) for q, v in zip(q_N, v_N, strict=True)]
-        spread_N = self.to_value(outputs.q_NM).std(dim=1).tolist()
-        return [Estimate(*each) for each in zip(q_N, spread_N, v_N, strict=True)]
+        value_NM = self.to_value(outputs.q_NM)
+        spread_N = [None] * len(q_N) if self.settings.members == 1 else value_NM.std(dim=1).tolist()
+        columns = q_N, spread_N, v_N, value_NM.tolist()
+        return [Estimate(*each) for each in zip(*columns, strict=True)]
 
     def __call__(self, states: Sequence[Sequence[Message]], actions: Sequence[str]) -> list[float]:
         """Q̂ of every (state, action).

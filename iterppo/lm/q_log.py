@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from iterppo.lm.branches import Branch, branch_values
+from iterppo.lm.branches import Branch, branch_members
 from iterppo.lm.q_fitting import Target
 from iterppo.lm.q_function import QFunction
 from iterppo.lm.rendering import Renderer, Segment, decisions
@@ -50,6 +50,14 @@ class Conversation:
     num_too_long: int
     num_without_action: int
 
+    @property
+    def unit(self) -> str:
+        """What is independent of all else: the customer, where the log names them."""
+        customer = self.rows[0].get("customer_id")
+        return (
+            f"conversation {self.conversation_id}" if customer is None else f"customer {customer}"
+        )
+
     def monte_carlo(self) -> Iterator[Target]:
         """Targets: the returns of the log."""
         for segment, turns in zip(self.segments, self.turns, strict=True):
@@ -61,20 +69,24 @@ class Conversation:
             )
 
     def bootstrapped(
-        self, values: Mapping[int, float], *, gamma: float, lambda_: float
+        self, values: Mapping[int, Sequence[float]], *, gamma: float, lambda_: float
     ) -> Iterator[Target]:
-        """Targets made of V⁻ of the next states, given by their turn's index in the conversation.
+        """Targets made of V⁻ of the next states, as `next_values` gives it.
 
         Every transition whose fate is known counts the same: see `lambda_returns`.
         """
         number = len(self.rows)
-        targets = lambda_returns(
-            self.rewards,
-            [values.get(index + 1, math.nan) for index in range(number)],
-            [index == number - 1 for index in range(number)],
-            self.fates_known,
-            gamma=gamma,
-            lambda_=lambda_,
+        unknown = [math.nan] * len(next(iter(values.values()), [math.nan]))
+        targets, *of_members = (
+            lambda_returns(
+                self.rewards,
+                own,
+                [index == number - 1 for index in range(number)],
+                self.fates_known,
+                gamma=gamma,
+                lambda_=lambda_,
+            )
+            for own in zip(*(values.get(i + 1, unknown) for i in range(number)), strict=True)
         )
         for segment in self.segments:
             found = [targets[index] for index, _ in segment.ends]
@@ -83,6 +95,7 @@ class Conversation:
                 segment,
                 found,
                 [0.0 if math.isnan(target) else 1.0 for target in found],
+                [[own[index] for own in of_members] for index, _ in segment.ends if of_members],
             )
 
 
@@ -173,8 +186,8 @@ def next_values(
     q: QFunction,
     conversations: Sequence[Conversation],
     actions: Mapping[tuple[str, int], Sequence[str]] | None,
-) -> list[dict[int, float]]:
-    """V⁻ of the states of each conversation, by the turn's index.
+) -> list[dict[int, list[float]]]:
+    """V⁻ of the states of each conversation, by the turn's index: Q⁻'s, then that of each member.
 
     Args:
         q: Q⁻.
@@ -184,20 +197,28 @@ def next_values(
     """
     if actions is None:
         flat = [segment for conversation in conversations for segment in conversation.segments]
-        estimates = iter(q.segment_values(flat))
+        estimates = iter(q.estimates(flat))
         return [
             {
-                index: value
+                index: [found.q, *found.members]
                 for segment in conversation.segments
-                for (index, _), value in zip(segment.ends, next(estimates), strict=True)
+                for (index, _), found in zip(segment.ends, next(estimates), strict=True)
             }
             for conversation in conversations
         ]
-    asked = of_actions(conversations, actions, lambda requests: branch_values(q, requests))
+    asked = of_actions(conversations, actions, lambda requests: branch_members(q, requests))
     known = [
-        {n: [v for v in each if not math.isnan(v)] for n, each in one.items()} for one in asked
+        {n: [[v, *own] for v, own in each if not math.isnan(v)] for n, each in one.items()}
+        for one in asked
     ]
-    return [{n: sum(each) / len(each) for n, each in one.items() if each} for one in known]
+    return [
+        {
+            n: [sum(column) / len(each) for column in zip(*each, strict=True)]
+            for n, each in one.items()
+            if each
+        }
+        for one in known
+    ]
 
 
 def of_actions(

@@ -23,8 +23,8 @@ class OtherActions(NamedTuple):
     """Q̂ of each."""
     lengths: list[list[float]]
     """In tokens."""
-    conversation_ids: list[str]
-    """Of the states."""
+    units: list[str]
+    """Of the states: what is independent of all else."""
     customers: list[str]
     """The customer's last message in each; "" where the business opened."""
     texts: list[list[str]]
@@ -67,7 +67,7 @@ def other_actions(
         if not any(math.isnan(value) for value in values):
             found.values.append(values)
             found.lengths.append([float(len(q.renderer.text_ids(text))) for _, text in asked])
-            found.conversation_ids.append(c.conversation_id)
+            found.units.append(c.unit)
             found.customers.append(customer)
             found.texts.append([text for _, text in asked])
     return found if found.values else None

@@ -122,7 +122,7 @@ def _measures(arms: list[dict[str, Any]]) -> list[str]:
         lines.append(
             "(the measures below the success rate: bootstrap intervals, each for itself and for "
             f"one look; [unknown]: fewer than {FEWEST_CONVERSATIONS} conversations, or clusters, "
-            "have it)"
+            "have it, or all have the same)"
         )
     return lines
 

@@ -44,7 +44,8 @@ def coverage(
     Args:
         customer_S: The customer's last message in each state.
         action_SK: Actions sampled there; "" is ∅, which only an abstention supports.
-        conversation_id_S: Conversation of each state, by which intervals are bootstrapped.
+        conversation_id_S: Conversation, or customer, of each state, by which intervals are
+            bootstrapped.
         logged_N: The customer's last message and the action of each turn of the log.
         samples: Resamples of the conversations.
         seed: Of the resamples.

@@ -127,12 +127,12 @@ def discrimination(
         resamples: For the 95 % intervals, by conversation.
         seed: Of the choice of pairs where there are too many.
     """
-    conversation = resamples.conversation_N
+    unit, conversation = resamples.unit_N, resamples.conversation_N
     matched_by = "state"
-    better, worse = comparable_pairs(state, action, return_, conversation, seed=seed)
+    better, worse = comparable_pairs(state, action, return_, unit, seed=seed)
     if len(better) < FEWEST_PAIRS:
         matched_by = "matched"
-        better, worse = comparable_pairs(matched, action, return_, conversation, seed=seed)
+        better, worse = comparable_pairs(matched, action, return_, unit, seed=seed)
     if len(better) == 0:
         nan = math.nan
         return Discrimination(nan, nan, nan, nan, nan, nan, 0, 0, None)

@@ -113,6 +113,7 @@ def estimates(
                     method,
                     source,
                     conversations,
+                    fitted,
                     limits=limits,
                     gamma=gamma,
                     seed=seed,
@@ -122,7 +123,8 @@ def estimates(
     plain = arrays([_without_ratios(each) for each in next(iter(logs.values()))])
     found.append(_by_q(_known_ratios(logs), plain, fitted, limits))
     known = int(np.count_nonzero(plain.weight_N))
-    behaviour = Estimate("behaviour", None, gamma, UNKNOWN, UNKNOWN, _too_few(known), known)
+    why = _too_few(known) or _all_alike(plain)
+    behaviour = Estimate("behaviour", None, gamma, UNKNOWN, UNKNOWN, why, known)
     if behaviour.supported:
         value = logged_value(plain, gamma=gamma, seed=seed, samples=samples)
         behaviour = replace(behaviour, value=value)
@@ -145,6 +147,7 @@ def _by_ratios(
     method: str,
     source: str,
     conversations: Sequence[LoggedConversation],
+    fitted: FittedQ | None,
     *,
     limits: Limits,
     gamma: float,
@@ -157,7 +160,10 @@ def _by_ratios(
     empty = Estimate(method, source, gamma, UNKNOWN, UNKNOWN, None, len(complete))
     missing = len(conversations) - len(complete)
     if not conversations:
-        why = "no conversation that Q was not fitted on" if method == "dr" else "no conversation"
+        why = "no conversation"
+        if method == "dr":
+            trouble = None if fitted is None else fitted.trouble
+            why = trouble or "no conversation that Q was not fitted on"
         return replace(empty, reason=why)
     if missing > MOST_MISSING * len(conversations):
         where = "in the log" if source == "logged" else "by the policy that is said to have made it"
@@ -175,7 +181,7 @@ def _by_ratios(
         max_weight_share=seen.max_weight_share,
         share_in_range=seen.share_in_range,
         mean_ratio=seen.mean_ratio,
-        reason=unsupported(seen, limits),
+        reason=unsupported(seen, limits) or _all_alike(log),
     )
     if not filled.supported:
         return filled
@@ -194,7 +200,7 @@ def _by_q(
     gamma = 1.0 if fitted is None else fitted.gamma
     num = int(np.isfinite(log.first_NM).all(axis=1).sum()) if log.first_NM.shape[1] else 0
     share = turn_overlap(log)
-    few = _too_few(min(num, int(np.count_nonzero(log.weight_N))))
+    few = _too_few(min(num, int(np.count_nonzero(log.weight_N)))) or _all_alike(log)
     if fitted is None:
         why: str | None = NO_Q
     elif fitted.trouble is not None:
@@ -238,6 +244,15 @@ def _too_few(number: int) -> str | None:
     if number >= FEWEST_CONVERSATIONS:
         return None
     return f"{number} conversations with a known outcome; {FEWEST_CONVERSATIONS} are needed"
+
+
+def _all_alike(log: OffPolicyLog) -> str | None:
+    """Resamples of outcomes that do not vary are all alike: an interval of them has no width, and
+    looks certain."""
+    known = log.returns(gamma=1.0)[log.weight_N > 0]
+    if len(known) == 0 or np.ptp(known) > 0:
+        return None
+    return f"every known outcome is {known[0]:.3g}, so nothing tells how sure that is"
 
 
 def _has_q(conversation: LoggedConversation) -> bool:

@@ -50,6 +50,9 @@ class HeldOut:
     return_: Sequence[float | None]
     weight: Sequence[float]
     segments: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    unit: Sequence[str] | None = None
+    """What is independent of all else: the customer, where the log names them; None: the
+    conversation."""
 
     def __post_init__(self) -> None:
         columns = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -65,8 +68,8 @@ class HeldOut:
 @dataclass(frozen=True)
 class SampledActions:
     """Q̂ (S, K) and length in tokens (S, K) of actions sampled from the policy at held-out states;
-    NaN where none was. `conversation_id_S` is the conversation of each state; without it each state
-    counts as one of its own."""
+    NaN where none was. `conversation_id_S` is the conversation of each state, or its customer;
+    without it each state counts as one of its own."""
 
     q_SK: Array
     length_SK: Array
@@ -93,7 +96,8 @@ def diagnose(
 ) -> dict[str, Any]:
     """All diagnostics, ready for JSON: a number that cannot be computed is None, never NaN.
 
-    `x_low` and `x_high` are the ends of the 95 % interval of `x`, bootstrapped by conversation.
+    `x_low` and `x_high` are the ends of the 95 % interval of `x`, bootstrapped by conversation, or
+    by customer: conversations of one customer are alike, and `num_independent` counts customers.
     Turns of unknown return or without weight are left out and counted in `num_turns_left_out`;
     turns where Q̂ is not finite in `num_turns_q_not_finite`, which makes the verdict `noise`.
 
@@ -108,11 +112,12 @@ def diagnose(
     rows, num_left_out, num_not_finite = _rows(heldout)
     turns = _Turns.of(heldout, rows)
     q, v, g, w = turns.q, turns.state_value, turns.return_, turns.weight
-    resamples = Resamples.of(turns.conversation_id, samples=samples, seed=seed)
+    resamples = Resamples.of(turns.conversation_id, samples=samples, seed=seed, units=turns.unit)
     by_turn = np.array([turn_means.get(int(turn), constant) for turn in turns.turn], dtype=float)
     found: dict[str, Any] = {
         "num_turns": len(rows),
         "num_conversations": resamples.num_conversations,
+        "num_independent": resamples.num_units,
         "num_turns_left_out": num_left_out,
         "num_turns_q_not_finite": num_not_finite,
         "num_turns_positive": int(np.sum(g > 0)),
@@ -163,6 +168,7 @@ class _Turns:
     return_: Array
     weight: Array
     segments: dict[str, list[str]]
+    unit: Array | None
 
     @classmethod
     def of(cls, heldout: HeldOut, rows: Array) -> _Turns:
@@ -184,6 +190,7 @@ class _Turns:
                 name: ["(none)" if labels[row] is None else str(labels[row]) for row in rows]
                 for name, labels in heldout.segments.items()
             },
+            unit=None if heldout.unit is None else np.asarray(heldout.unit, dtype=str)[rows],
         )
 
 

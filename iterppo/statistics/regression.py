@@ -69,7 +69,7 @@ def auc_interval(
 ) -> tuple[float, float]:
     """95 % interval of `auc`, by conversation."""
     blocks = [
-        _weighted_auc(prediction, positive, weight * times[:, resamples.conversation_N])
+        _weighted_auc(prediction, positive, weight * times[:, resamples.unit_N])
         for times in resamples.times(width=len(prediction))
     ]
     return percentile_interval(np.concatenate([np.empty(0), *blocks]))

@@ -5,8 +5,9 @@
 A mean over conversations is such a ratio (below = 1, or 0 where the value is not known), and so is
 a share of turns.
 
-Where a measure is known of few units no interval is given: resamples of one conversation are all
-alike, and what they say looks certain.
+Where a measure is known of few units, or is the same in all of them, no interval is given:
+resamples of one conversation, or of a hundred failures, are all alike, and what they say looks
+certain.
 
 Shapes: N conversations, F measures, S resamples.
 """
@@ -79,10 +80,14 @@ def _estimates(whole_F: Array, drawn_SF: Array, enough_F: Array, *, level: float
 
 
 def _enough(sample: Sample) -> Array:
-    """Whether so many units as a bootstrap asks for have the measure, (F)."""
-    known_NF = sample.below_NF > 0
-    units = [len(set(sample.unit_N[known_N].tolist())) for known_N in known_NF.T]
-    return np.asarray(units) >= FEWEST_CONVERSATIONS
+    """Whether so many units as a bootstrap asks for have the measure, and not all the same, (F)."""
+    found = []
+    for above_N, below_N in zip(sample.above_NF.T, sample.below_NF.T, strict=True):
+        known_N = below_N > 0
+        units = set(sample.unit_N[known_N].tolist())
+        values = set((above_N[known_N] / below_N[known_N]).tolist())
+        found.append(len(units) >= FEWEST_CONVERSATIONS and len(values) > 1)
+    return np.asarray(found)
 
 
 def _whole(sample: Sample) -> Array:

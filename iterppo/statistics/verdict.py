@@ -32,8 +32,9 @@ def judge(numbers: Mapping[str, Any]) -> Verdict:
     build on. An interval that could not be computed shows nothing.
 
     noise:
-      1. Q̂ is not a number somewhere, or fewer than 20 conversations have a known return. Of fewer,
-         a bootstrap interval is too narrow, and one lucky conversation decides.
+      1. Q̂ is not a number somewhere, or fewer than 20 conversations have a known return (or those
+         that have are of fewer customers). Of fewer, a bootstrap interval is too narrow, and one
+         lucky conversation decides.
       2. All returns are equal, or Q̂ is: there is nothing to rank.
       3. Explained variance against the constant is not shown above 0.
       4. The correlation of Q̂ with the return is not shown above 0. A Q̂ that is merely nearer to
@@ -67,6 +68,11 @@ def _noise(numbers: Mapping[str, Any]) -> Verdict | None:
         why = (
             f"Too few held-out conversations with a known return to say: {n['num_conversations']},"
             f" and {FEWEST_CONVERSATIONS} are needed."
+        )
+    elif n["num_independent"] < FEWEST_CONVERSATIONS:
+        why = (
+            f"Too few customers with held-out conversations to say: {n['num_independent']}, and "
+            f"{FEWEST_CONVERSATIONS} are needed."
         )
     elif n["return_min"] == n["return_max"]:
         why = f"Every held-out return is {n['return_min']:.3g}, so there is nothing to tell apart."

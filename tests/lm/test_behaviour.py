@@ -1,6 +1,7 @@
 """Whose returns a log holds: the policy's own, others', or nobody knows whose."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pytest
 
@@ -58,6 +59,21 @@ def test_a_turn_of_nobody_knows_whom_is_not_said_to_be_anothers(
     assert {name for name in found if name.startswith("advice")} == advised
     asked = behind_the_log(log, policy, FitQConfig(method="fqe"))
     assert not any(name.startswith("advice") for name in asked), "Q is of the policy itself"
+
+
+@pytest.mark.parametrize("method", ["fqe", "lstdq"])
+def test_a_q_is_of_the_policy_that_was_asked(
+    policy: Policy, row: MakeRow, method: Literal["fqe", "lstdq"]
+) -> None:
+    """`evaluate` asks the new policy for actions, on the log of the one before it."""
+    own = policy.settings.version
+    log = [conversation(row, [own])]
+    found = [
+        behind_the_log(log, policy, FitQConfig(method=method), asked=asked)["evaluates"]
+        for asked in (own, "the-next")
+    ]
+
+    assert found == ["the plain policy", "the-next, which was asked for actions"]
 
 
 def test_what_was_cut_off_has_no_part_in_what_is_left_of_a_log(

@@ -23,6 +23,7 @@ from iterppo.config import (
     ReturnsConfig,
 )
 from iterppo.errors import UsageError
+from iterppo.lm import off_policy
 from iterppo.lm.likelihood import action_logprobs
 from iterppo.lm.off_policy import suggestions_in
 from iterppo.lm.rendering import decisions
@@ -96,6 +97,28 @@ def test_importance_sampling_is_that_of_the_probabilities_of_both_policies(
     assert (counts["conversations"], counts["conversations_estimated_on"]) == (NUM, len(taken))
 
 
+def test_a_policy_that_is_certain_of_what_it_says_has_a_ratio(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """log 1 = 0 is a probability, and not the sign of a turn without an action."""
+    read = off_policy.logprobs_of_log
+
+    def certain(policy: Any, rows: Any, *, own_turns_only: bool) -> list[list[float]]:
+        if own_turns_only:  # the old one
+            return read(policy, rows, own_turns_only=True)
+        return [[0.0] * len(each) for each in rows]
+
+    monkeypatch.setattr(off_policy, "logprobs_of_log", certain)
+    evaluate.run(CONFIG, **setting.paths(), out=tmp_path / "e")
+    rows = found(tmp_path / "e")
+    heldout = [c for c in setting.rows if c[0]["split"] == "heldout"]
+    expected = np.mean([np.exp(-sum(row["suggestion_logprob"] for row in c)) for c in heldout])
+
+    assert expected > 2
+    for source in ("logged", "recomputed"):
+        assert rows["wis", source]["mean_ratio"] == pytest.approx(expected, rel=1e-3)
+
+
 def test_without_a_conversation_held_out_there_is_nothing_to_estimate_on(
     setting: Setting, tmp_path: Path
 ) -> None:
@@ -108,19 +131,20 @@ def test_without_a_conversation_held_out_there_is_nothing_to_estimate_on(
         )
 
 
-@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("learned", ["trajectories", "earlier 0 trajectories", None])
 def test_all_conversations_are_warned_of_where_they_taught_the_policy(
-    learned: bool, setting: Setting, tmp_path: Path
+    learned: str | None, setting: Setting, tmp_path: Path
 ) -> None:
     taught = open_artifact(setting.folder / "trajectories").record()
-    digest = taught.digest if learned else "0" * 64
-    inputs = {"trajectories": taught.model_copy(update={"digest": digest})}
+    inputs = {"trajectories": taught.model_copy(update={"digest": "0" * 64})}
+    if learned is not None:
+        inputs[learned] = taught
     write(tmp_path / "q", "q", FitQConfig(), inputs=inputs, verdict="usable")
     config = CONFIG.model_copy(update={"conversations": "all"})
     evaluate.run(config, **setting.paths(), q=tmp_path / "q", out=tmp_path / "e")
 
     warnings = told(tmp_path / "e")["gate"]["warnings"]
-    assert ["flatter the policy" in each for each in warnings] == [True] * learned
+    assert ["flatter the policy" in each for each in warnings] == [True] * (learned is not None)
 
 
 def test_the_interval_covers_what_the_new_policy_does_when_it_is_asked(

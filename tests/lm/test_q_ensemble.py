@@ -425,9 +425,15 @@ def test_a_killed_fit_goes_on_to_the_same_q(
         q = QFunction.from_policy(make_policy(), QSettings(loss="bce", max_tokens=128, members=2))
 
         def sweep() -> list[Target]:
-            values = q.segment_values([t.segment for t in targets])
+            values = q.estimates([t.segment for t in targets])
             return [
-                Target(t.conversation_id, t.segment, [0.5 * v for v in found], t.weights)
+                Target(
+                    t.conversation_id,
+                    t.segment,
+                    [0.5 * one.q for one in found],
+                    t.weights,
+                    [[0.5 * value for value in one.members] for one in found],
+                )
                 for t, found in zip(targets, values, strict=True)
             ]
 

@@ -298,6 +298,7 @@ def write_log(file: Path, *, turned: set[str]) -> Path:
                 {"role": "business", "content": WORDS[n // 5 % 5]},
             ]
             line = {"conversation_id": identity, "messages": messages, "outcome": outcome}
+            line |= {"customer_id": f"k{n // 3}"} if n < 30 else {}
             log.write(json.dumps(line) + "\n")
     return file
 
@@ -392,3 +393,18 @@ def test_held_out_conversations_take_no_part_in_the_fit(
     assert metrics(first)["train"] == metrics(second)["train"]
     assert metrics(first)["fit"] == metrics(second)["fit"]
     assert metrics(first)["heldout"] != metrics(second)["heldout"]
+
+
+def test_intervals_are_by_customer_where_the_log_names_them(
+    make_policy: MakePolicy, tmp_path: Path
+) -> None:
+    policy = policy_artifact(tmp_path / "policy", make_policy())
+    q = fit_stage(tmp_path / "fit", policy, turned=set())
+    heldout = {row["conversation_id"] for row in open_artifact(q).rows() if row["split"] != "train"}
+    numbers = [int(name.removeprefix("c")) for name in heldout]
+    independent = {f"k{n // 3}" if n < 30 else f"c{n}" for n in numbers}
+
+    found = json.loads((q / "metrics.json").read_text(encoding="utf-8"))["heldout"]
+
+    assert found["num_conversations"] == len(heldout)
+    assert found["num_independent"] == len(independent) < len(heldout)

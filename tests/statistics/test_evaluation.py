@@ -88,6 +88,9 @@ def without_q(rows: list[LoggedConversation]) -> list[LoggedConversation]:
             id="Q has seen all",
         ),
         pytest.param(
+            without_q(log()), FittedQ(1.0, "another's Q"), "dr", "another's Q", id="Q was not read"
+        ),
+        pytest.param(
             log(apart=2.0), FittedQ(1.0), "fqe", "effective share of the turns", id="too far for Q"
         ),
         pytest.param(
@@ -108,6 +111,21 @@ def test_a_method_without_support_says_so_and_gives_no_number(
     assert said in (found.reason or "")
     assert math.isnan(found.value.value)
     assert math.isnan(found.difference.low)
+
+
+@pytest.mark.parametrize("outcome", [0.0, 1.0])
+def test_outcomes_that_are_all_alike_are_no_certainty(outcome: float) -> None:
+    """A policy that nobody bought from in 60 conversations may well sell one in thirty."""
+    alike = [dataclasses.replace(each, reward=[outcome]) for each in log()]
+    found = evaluated(alike)
+
+    assert {each.reason for each in found.values()} == {
+        f"every known outcome is {outcome:g}, so nothing tells how sure that is"
+    }
+    one_other = [dataclasses.replace(alike[0], reward=[1 - outcome]), *alike[1:]]
+    assert all(each.supported for each in evaluated(one_other).values())
+    not_known = [dataclasses.replace(one_other[0], weight=0.0), *alike[1:]]
+    assert not any(each.supported for each in evaluated(not_known).values())
 
 
 def test_without_a_limit_q_answers_where_nobody_can_check_it() -> None:

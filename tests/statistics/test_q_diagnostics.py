@@ -66,6 +66,7 @@ def world(seed: int, *, num_conversations: int = 400, num_turns: int = 4) -> Wor
         return_=(luck < q).astype(float).tolist(),
         weight=generator.uniform(1, 1.5, size=size).tolist(),
         segments={"adoption": np.where(action > 1, "verbatim", "edited").tolist()},
+        unit=[f"k{n // num_turns}" for n in range(size)],
     )
     means = {t + 1: float(value[t].mean()) for t in range(num_turns)}
     return World(value, advantage, heldout, means, (turn, state, action))

@@ -49,6 +49,23 @@ def test_resamples_of_too_few_units_are_no_interval(
     assert math.isfinite(ratios(many, level=0.95)[0].low)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_measure_that_is_the_same_in_all_units_has_no_interval(value: float) -> None:
+    """Of a hundred failures all resamples are alike; the rate may be one in thirty all the same."""
+    alike = means(np.full(100, value), np.arange(100))
+    others = means(np.arange(100) % 3, 1000 + np.arange(100))
+    weighed = Sample(alike.above_NF * 3, alike.below_NF * 3, alike.unit_N)
+
+    for estimates in (
+        ratios(alike, level=0.95),
+        ratios(weighed, level=0.95),
+        ratio_differences(alike, others, level=0.95),
+        ratio_differences(others, alike, level=0.95),
+    ):
+        assert math.isfinite(estimates[0].value)
+        assert all(math.isnan(end) for end in estimates[0][1:])
+
+
 def test_the_interval_of_a_mean_is_the_normal_one_in_large_arms() -> None:
     generator = np.random.default_rng(0)
     one, base = generator.exponential(size=3000), generator.exponential(2, size=2000)

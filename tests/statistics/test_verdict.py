@@ -14,6 +14,7 @@ def shown(name: str, value: float | None, low: float | None, high: float | None)
 GOOD: dict[str, Any] = {
     "num_turns_q_not_finite": 0,
     "num_conversations": 400,
+    "num_independent": 400,
     "return_min": 0.0,
     "return_max": 1.0,
     "q_min": 0.1,
@@ -64,6 +65,12 @@ def test_a_q_that_passes_every_rule_is_usable() -> None:
             "noise",
             "Too few held-out conversations with a known return to say: 19, and 20 are needed.",
             id="too few conversations",
+        ),
+        pytest.param(
+            {"num_independent": 19},
+            "noise",
+            "Too few customers with held-out conversations to say: 19, and 20 are needed.",
+            id="too few customers",
         ),
         pytest.param(
             {"return_max": 0.0},

@@ -124,8 +124,8 @@ def calibration_figure(bins: Sequence[Bin], *, name: str) -> Drawn:
         drawn = svg(figure, name=name, label="Mean return against Q, and the diagonal.")
     return Drawn(
         "Calibration of Q",
-        "Held-out turns in bins of Q, with 95 % intervals by conversation. On the dashed line Q is "
-        "right on average.",
+        "Held-out turns in bins of Q, with 95 % intervals by conversation or customer. On the "
+        "dashed line Q is right on average.",
         drawn,
         ("Q", "mean return", "low", "high", "turns"),
         tuple(
