@@ -176,10 +176,10 @@ def test_the_logged_probability_is_that_under_the_persona(
         logged = line["messages"][1]["suggestion_logprob"]
         tokens = drawn[logged]
         assert logprob(line, tokens, personas=prompts_of(personas)) == pytest.approx(
-            logged, abs=1e-3
+            logged, abs=1e-4
         )
         plain = logprob(line, tokens)
-        assert (plain == pytest.approx(logged, abs=1e-3)) == (line["persona"] is None)
+        assert (plain == pytest.approx(logged, abs=1e-4)) == (line["persona"] is None)
         names.add(line["persona"])
     assert names == {None, "asks", "hot"}
 
