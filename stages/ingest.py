@@ -190,10 +190,12 @@ def _event_tables(
             table = load_events(outcome, cutoff=clock.cutoff if clock else None)
             table = table.shared(scratch / f"outcome-{number}")
             if outcome.join == "customer_id":
-                spans = ConversationSpans()
                 look = functools.partial(_spans, config, table)
-                for found in _map(look, tasks, pool):
-                    spans.merge(found)
+                found = list(_map(look, tasks, pool))
+                again = repeated([identities for _, identities in found])
+                spans = ConversationSpans()
+                for task_number, (some, _) in enumerate(found):
+                    spans.merge(some, without=again.get(task_number, ()))
                 table = attribute(table, spans, window=parse_duration(outcome.window))
                 table = table.shared(scratch / f"outcome-{number}-attributed")
             tables.append(table)
@@ -214,7 +216,7 @@ def _read(
 
 def _spans(
     config: IngestConfig, table: EventTable, task: Task, events: pa.Table | None = None
-) -> ConversationSpans:
+) -> tuple[ConversationSpans, Path]:
     return Reader(config, ()).spans(task, table, events=events)
 
 

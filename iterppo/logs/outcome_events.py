@@ -11,7 +11,8 @@ conversation as a whole only.
 On customers, an event counts for a conversation of that customer if it lies between the first
 message and the end of the window after the last one. Of several such conversations only one gets
 it, the one that began last (last touch; of two that began together, that with the smaller id), so
-two purchases pay two conversations at most. Which one that is takes knowledge of all conversations:
+two purchases pay two conversations at most. One that is rejected gets none: who bought did so
+after the last conversation that was taken. Which one that is takes knowledge of all conversations:
 hence `ConversationSpans`, filled by a first pass over the log (in several processes: `merge`) and
 used up by `attribute`, whose table has the events by conversation. Of a conversation without
 customer or without times nothing is known.
@@ -34,7 +35,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -199,7 +200,7 @@ class ConversationSpans:
     them. About 60 bytes each; only customers of the table matter.
 
         if conversation.customer_id is not None and conversation.customer_id in table:
-            spans.add(conversation)
+            spans.add(conversation, number)
     """
 
     def __init__(self) -> None:
@@ -208,29 +209,35 @@ class ConversationSpans:
         self._ends = array("q")
         self._ids = bytearray()
         self._id_ends = array("q")
+        self._numbers = array("q")
 
     def __len__(self) -> int:
         return len(self._customers)
 
-    def add(self, conversation: LogConversation) -> None:
-        """Note a conversation, cut at the cutoff; one without customer or times is passed over."""
+    def add(self, conversation: LogConversation, number: int = 0) -> None:
+        """Note a conversation, cut at the cutoff; one without customer or times is passed over.
+        The number is one by which `merge` can leave it out."""
         span = _span(conversation.messages)
         if conversation.customer_id is None or span is None:
             return
-        self._customers.append(hash_of(conversation.customer_id))
-        self._starts.append(span[0])
-        self._ends.append(span[1])
-        self._ids += conversation.conversation_id.encode()
-        self._id_ends.append(len(self._ids))
+        key = hash_of(conversation.customer_id)
+        self._note(key, (*span, conversation.conversation_id.encode()), number)
 
-    def merge(self, others: ConversationSpans) -> None:
-        """Take in what another process noted; the order does not matter."""
-        before = len(self._ids)
-        self._customers += others._customers
-        self._starts += others._starts
-        self._ends += others._ends
-        self._ids += others._ids
-        self._id_ends.extend(before + end for end in others._id_ends)
+    def _note(self, customer: int, span: _Span, number: int) -> None:
+        start, end, identity = span
+        self._customers.append(customer)
+        self._starts.append(start)
+        self._ends.append(end)
+        self._ids += identity
+        self._id_ends.append(len(self._ids))
+        self._numbers.append(number)
+
+    def merge(self, others: ConversationSpans, *, without: Collection[int] = ()) -> None:
+        """Take in what another process noted, but for conversations of these numbers; the order
+        does not matter."""
+        for index, number in enumerate(others._numbers):
+            if number not in without:
+                self._note(others._customers[index], others._one(index), number)
 
     def by_customer(self) -> Iterator[tuple[int, list[_Span]]]:
         """Hash of the customer, and the spans of the customer's conversations."""

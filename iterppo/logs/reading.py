@@ -28,7 +28,7 @@ from iterppo.logs.event_sorting import EventConversation, EventShare
 from iterppo.logs.formats import conversation_lines, line_parser
 from iterppo.logs.outcome_events import ConversationSpans, EventTable
 from iterppo.logs.outcomes import Labeller
-from iterppo.logs.records import LogConversation, decode_line, read_times
+from iterppo.logs.records import LogConversation, decode_line
 from iterppo.logs.rejects import Line, Rejects
 from iterppo.logs.sources import MAX_LINE_BYTES, Piece
 from iterppo.logs.taking import Rules, Taking
@@ -108,28 +108,31 @@ class Reader:
         counts = taking.table.counts
         counts.update(found.counts)
         counts["rejects"] = rejects.number
-        identities = task.rejects.with_suffix(".identities")
-        found.save_identities(identities)
-        return Done(taking.part.rows, counts, tuple(found.num_lines), rejects.reasons, identities)
+        num_lines = tuple(found.num_lines)
+        identities = found.save_identities()
+        return Done(taking.part.rows, counts, num_lines, rejects.reasons, identities)
 
     def spans(
         self, task: Task, customers: EventTable, *, events: pa.Table | None = None
-    ) -> ConversationSpans:
-        """When the conversations of the customers of a table began and ended; `events` as for
-        `read`."""
-        clock, spans = self.rules.clock, ConversationSpans()
-        with Rejects(task.rejects, self.rules.redactor) as rejects:
-            for conversation, _, _ in self._conversations(
-                task, rejects, _Found(task), False, events
+    ) -> tuple[ConversationSpans, Path]:
+        """When the conversations of the customers of a table began and ended, but for those that
+        are rejected for themselves; and the identities, as in `Done`, that tell which of the others
+        are rejected for their ids. `events` as for `read`."""
+        rules, spans, found = self.rules, ConversationSpans(), _Found(task)
+        rejected = []
+        with Rejects(task.rejects, rules.redactor) as rejects:
+            for conversation, _, content in self._conversations(
+                task, rejects, found, False, events
             ):
-                if conversation.customer_id is None or conversation.customer_id not in customers:
-                    continue
-                if not read_times(conversation):
-                    continue
-                if clock:
-                    clock.cut(conversation)
-                spans.add(conversation)
-        return spans
+                number, _ = found.meet(conversation, content)
+                if not rules.takes(conversation):
+                    rejected.append(number)
+                elif conversation.customer_id is not None and conversation.customer_id in customers:
+                    if rules.clock:
+                        rules.clock.cut(conversation)
+                    spans.add(conversation, number)
+        found.forget(rejected)
+        return spans, found.save_identities()
 
     def _conversations(
         self, task: Task, rejects: Rejects, found: _Found, show: bool, events: pa.Table | None
@@ -216,6 +219,8 @@ class _Found:
         for number in numbers:
             self._hashes[2 * number] = self._hashes[2 * number + 1] = 0
 
-    def save_identities(self, file: Path) -> None:
+    def save_identities(self) -> Path:
         """See `Done`."""
+        file = self.task.rejects.with_suffix(".identities")
         file.write_bytes(self._hashes)
+        return file

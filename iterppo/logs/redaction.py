@@ -104,7 +104,7 @@ class Redactor:
         if conversation.business_id is not None:
             conversation.business_id = self.identifier(conversation.business_id)
         if conversation.meta is not None:
-            conversation.meta = self._values(conversation.meta)
+            conversation.meta = self.meta(conversation.meta)
 
     def raw(self, line: bytes) -> str:
         """The text of a line that was not taken, masked.
@@ -143,9 +143,9 @@ class Redactor:
                 text = _mask_found(text, find(plain_view(visible)), name, form)
         return text
 
-    def _values(self, meta: Any) -> Any:
+    def meta(self, meta: Any) -> Any:
         """JSON with every value masked, and every key but the first ones, as an id is: two stay
-        two. Without recursion, since nobody limits its depth."""
+        two. In place, and without recursion, since nobody limits its depth."""
         whole = [meta]
         waiting: list[Any] = [whole]
         while waiting:

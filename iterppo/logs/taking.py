@@ -46,6 +46,29 @@ class Rules:
         self.adoptions = Adoptions(config.edited_up_to, config.influenced_up_to)
         self.needs_times = bool(self.clock) or any(isinstance(o, ByEvents) for o in config.outcomes)
 
+    def takes(self, conversation: LogConversation) -> bool:
+        """Whether a conversation is taken, if no other has its id. It is used up: times become
+        datetimes, facts are masked."""
+        if not read_times(conversation):
+            return False
+        try:
+            self.key(conversation)
+            if self.config.facts and isinstance(conversation.meta, dict):
+                meta = {name: conversation.meta.get(name) for name in self.config.facts}
+                facts_of(self.redactor.meta(meta) if self.redactor else meta, self.config.facts)
+        except DataError:
+            return False
+        return True
+
+    def key(self, conversation: LogConversation) -> str:
+        """What decides a conversation's split.
+
+        Raises:
+            DataError: If the log does not have it, or names are too long.
+        """
+        _check_names(conversation)
+        return split_key(conversation, self.config.split_by)
+
 
 class _Waiting(msgspec.Struct, gc=False):
     """A conversation on its way, the lines that it came from, and its number in the task."""
@@ -86,8 +109,7 @@ class Taking:
         """Take a conversation, or reject its lines."""
         config = self.rules.config
         try:
-            _check_names(conversation)
-            key = split_key(conversation, config.split_by)
+            key = self.rules.key(conversation)
         except DataError as error:
             self._reject(lines, number, str(error))
             return

@@ -459,6 +459,94 @@ def test_ingest_counts_what_became_of_the_events_of_customers(tmp_path: Path) ->
     assert counted(tmp_path, content, *events, join="customer_id", window="10m") == [6, 2, 1, 2, 1]
 
 
+# --- conversations that are refused --------------------------------------------------------------
+
+
+def of_buyer(identity: str, minute: float, text: str = "hi", **fields: Any) -> bytes:
+    """A conversation of the customer a, of one minute."""
+    messages = [
+        lines.customer(text, time=str(at(minute))),
+        lines.business("hello", time=str(at(minute + 1))),
+    ]
+    return line(identity, *messages, **{"outcome": None, "customer_id": "a", **fields})
+
+
+def bought(folder: Path, content: bytes, minute: float, **settings: Any) -> dict[str, float]:
+    """What each conversation is worth where the customer a buys at this minute."""
+    folder.mkdir(exist_ok=True)
+    file = Files(folder).write(("a", minute), key="customer_id")
+    events = {"by": "events", "file": str(file), "join": "customer_id", "window": "30m"}
+    config = {"outcomes": [events], "cutoff": str(at(1_000)), "idle": "10m", **settings}
+    runs = [
+        ingested_in_pieces(
+            folder / f"{workers}", {"a.jsonl": content}, 10, workers=workers, **config
+        )
+        for workers in (1, 2)
+    ]
+    found, again = ({row["conversation_id"]: row["reward"] for row in run.rows} for run in runs)
+    joined = {run.counts["outcome_events_joined"] for run in runs}
+    assert found == again
+    assert joined == {sum(found.values())}
+    return found
+
+
+LATER: dict[str, Any] = {"identity": "later", "minute": 20, "business_id": "b"}
+
+
+@pytest.mark.parametrize(
+    ("later", "settings"),
+    [
+        pytest.param({"business_id": None}, {"split_by": "business"}, id="no key of the split"),
+        pytest.param({"meta": {"note": "x" * 10_001}}, {"facts": ["note"]}, id="a long fact"),
+        pytest.param(
+            {"meta": {"note": "x" * 9_993 + " a@b.co"}},
+            {"facts": ["note"], "redact": True},
+            id="a fact that is too long when it is masked",
+        ),
+        pytest.param({"business_id": "b" * 1_001}, {}, id="a long name"),
+        pytest.param({"identity": "other"}, {}, id="an id that was there before"),
+    ],
+)
+def test_a_purchase_goes_to_the_last_conversation_that_is_taken(
+    tmp_path: Path, later: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    other = of_buyer("other", 0, customer_id="z", business_id="b")
+    earlier = of_buyer("earlier", 10, business_id="b")
+
+    taken = bought(tmp_path / "taken", other + earlier + of_buyer(**LATER), 25, **settings)
+    refused = bought(
+        tmp_path / "refused", other + earlier + of_buyer(**LATER | later), 25, **settings
+    )
+
+    assert taken == {"other": 0, "earlier": 0, "later": 1}
+    assert refused == {"other": 0, "earlier": 1}
+
+
+def test_a_purchase_after_a_line_that_was_mended_goes_to_the_mended_line(tmp_path: Path) -> None:
+    broken = of_buyer("c", 0, customer_id="z").replace(b"2026-05-01", b"tomorrow")
+
+    assert bought(tmp_path, broken + of_buyer("c", 20), 25) == {"c": 1}
+
+
+def test_a_purchase_that_only_a_refused_conversation_could_get_is_not_called_joined(
+    tmp_path: Path,
+) -> None:
+    content = of_buyer("c", 0, customer_id="z") + of_buyer("c", 20)
+
+    assert bought(tmp_path, content, 25) == {"c": 0}
+
+
+def test_a_purchase_goes_to_a_conversation_of_an_event_log_that_is_taken(tmp_path: Path) -> None:
+    rows = [
+        f"{identity},{role},hi,{at(minute + n)},a,{business}\n"
+        for identity, minute, business in (("earlier", 10, "b"), ("later", 20, ""))
+        for n, role in enumerate(("customer", "business"))
+    ]
+    content = "conversation_id,role,content,time,customer_id,business_id\n" + "".join(rows)
+
+    assert bought(tmp_path, content.encode(), 25, split_by="business") == {"earlier": 1}
+
+
 # --- how they are read ---------------------------------------------------------------------------
 
 
