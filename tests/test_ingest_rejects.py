@@ -114,6 +114,24 @@ def test_more_rejects_than_are_allowed_end_with_3_and_the_five_commonest_reasons
     assert command("ingest", "bad.jsonl", "--out", "x", "--max-reject-rate", "1").status == 0
 
 
+def test_times_in_another_format_are_told_with_the_setting_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = ["conversation_id,role,content,time", "c,customer,hi,01/05/2026 10:00"]
+    Path("log.csv").write_text("\n".join(rows))
+
+    done = command("ingest", "log.csv", "--out", "x")
+
+    assert done.stderr == (
+        "iterppo: log.csv: no conversation in it was taken (1 rejects: 1 × time: '…' is no time in "
+        "ISO 8601; say how times are written in ingest.mapping.time_format). See: iterppo inspect "
+        "x-rejects\n"
+    )
+    setting = ["--set", "ingest.mapping.time_format=%d/%m/%Y %H:%M"]
+    assert command("ingest", "log.csv", "--out", "x", *setting).status == 0
+
+
 def test_the_share_of_rejects_that_is_allowed_may_be_used_up(tmp_path: Path) -> None:
     content = TWO + b"".join(line(f"c{n}") for n in range(98))
 

@@ -246,7 +246,14 @@ def _needed_key(value: Any, mapping: EventMapping) -> str:
 
 
 def _time(value: Any, mapping: EventMapping) -> datetime | None:
-    return read_time(value, mapping.time_format, zone_of(mapping.time_zone))
+    try:
+        return read_time(value, mapping.time_format, zone_of(mapping.time_zone))
+    except ValueError as error:
+        if isinstance(error, UsageError) or not isinstance(value, str | int | float | Decimal):
+            raise
+        raise ValueError(
+            f"{error}; say how times are written in ingest.mapping.time_format"
+        ) from None
 
 
 _TRUE, _FALSE = ("1", "1.0", "true", "t", "yes"), ("0", "0.0", "false", "f", "no")

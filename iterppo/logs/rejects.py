@@ -162,6 +162,8 @@ def kind_of_reason(reason: str) -> str:
     'outcome: N is neither 0 nor 1, neither true nor false'
     >>> kind_of_reason("sent_at: '17.5.' is no time in ISO 8601")
     "sent_at: '…' is no time in ISO 8601"
+    >>> kind_of_reason("sent_at: 1.5 does not match '%d/%m/%Y'; say how times are written")
+    "sent_at: N does not match '%d/%m/%Y'; say how times are written"
     """
     if reason.startswith("not JSON"):
         return "not JSON"

@@ -79,7 +79,7 @@ def _read(value: Any, time_format: str) -> datetime:
         if unit is None and not is_text and digits < 10:
             unit = "s"
         if unit is None:
-            raise ValueError(f"{shorten(value)} is a number; name its unit in mapping.time_format")
+            raise ValueError(f"{shorten(value)} is a number of no known unit")
         return _since_1970(text, unit)
     try:
         return datetime.fromisoformat(_ZONE_APART.sub(lambda m: m[2] or "+00:00", text))

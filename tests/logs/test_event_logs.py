@@ -25,6 +25,7 @@ from iterppo.logs.sources import LogFile, Piece
 DATA = Path(__file__).resolve().parents[1] / "data" / "logs"
 TEN = datetime(2026, 5, 1, 10, tzinfo=UTC)
 DEFAULT = EventMapping()
+SAY_HOW = "; say how times are written in ingest.mapping.time_format"
 ROW = {"conversation_id": "c", "role": "agent", "content": "hi", "time": "2026-05-01T10:00:00Z"}
 
 
@@ -243,7 +244,12 @@ def test_a_message_may_be_empty(empty: Any) -> None:
         ({"content": 3}, "content: 3 is no text"),
         ({"content": b"\xff"}, "content: is not UTF-8 at byte 0"),
         ({"content": "a\ud800"}, "content: half a character at 1"),
-        ({"time": "soon"}, "time: 'soon' is no time in ISO 8601"),
+        ({"time": "soon"}, f"time: 'soon' is no time in ISO 8601{SAY_HOW}"),
+        (
+            {"time": "20260501100000"},
+            f"time: '20260501100000' is a number of no known unit{SAY_HOW}",
+        ),
+        ({"time": []}, "time: [] is no time"),
         ({"outcome": 2}, "outcome: 2 is neither 0 nor 1, neither true nor false"),
         ({"outcome": "bought"}, "outcome: 'bought' is neither 0 nor 1, neither true nor false"),
         ({"unfinished": []}, "unfinished: [] is neither 0 nor 1, neither true nor false"),
@@ -269,8 +275,22 @@ def test_a_reason_names_the_column_as_the_file_does() -> None:
     assert reason({"who": "user"}, columns=columns) == "thread: is missing"
     assert reason({"who": "user", "thread": 1}, columns=columns) == "body: is missing"
     assert reason({"who": "user", "thread": 1, "body": "", "at": "x"}, columns=columns) == (
-        "at: 'x' is no time in ISO 8601"
+        f"at: 'x' is no time in ISO 8601{SAY_HOW}"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "time_format", "said"),
+    [
+        ("2026-05-01", "%d/%m/%Y", "'2026-05-01' does not match '%d/%m/%Y'"),
+        ("soon", "ms", "'soon' is no number of ms since 1970"),
+        (1777629600000, "s", "1777629600000 is outside every calendar"),
+    ],
+)
+def test_a_time_in_another_format_than_the_mapping_names_is_refused_with_the_setting(
+    value: Any, time_format: str, said: str
+) -> None:
+    assert reason(ROW | {"time": value}, time_format=time_format) == f"time: {said}{SAY_HOW}"
 
 
 def test_a_wrong_setting_is_not_the_rows_fault() -> None:
