@@ -5,7 +5,8 @@
 What the columns are called and what their values mean stands in the configuration
 (`ingest.mapping`). In JSON Lines, CSV and Parquet alike null and the empty text mean that a row
 does not have the field; of `suggestion` and `adoption` that nothing was suggested, since a log with
-such a column knows. The message itself may be empty.
+such a column knows. The message itself may be empty. In CSV, where a null is a word, `NULL` and its
+like are nulls too, but not in what somebody may have said.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from iterppo.config import EventMapping, IngestConfig
 from iterppo.errors import DataError, UsageError
 from iterppo.logs.records import Adoption, Role, parse_json
 from iterppo.logs.sources import MAX_LINE_BYTES, Lines, LogFile, Piece
-from iterppo.logs.tables import CsvRows, Layout, ParquetRows, Row, layout_of
+from iterppo.logs.tables import NULL_WORDS, CsvRows, Layout, ParquetRows, Row, layout_of
 from iterppo.logs.times import PER_SECOND, read_time, shorten, zone_of
 
 
@@ -67,6 +68,17 @@ def event_columns(mapping: EventMapping) -> dict[str, bool]:
         columns[theirs.get(name, name)] = name in _REQUIRED or name in theirs
     columns.pop("", None)
     return columns
+
+
+def _no_texts(mapping: EventMapping) -> set[str]:
+    """The columns, by the file's names, in which the word NULL is a null: neither what somebody may
+    have said, nor what the mapping gives a meaning to."""
+    theirs = _names(mapping)
+    as_written = {theirs.get(name, name) for name in ("role", "content", "suggestion")}
+    words = {word.lower() for word in NULL_WORDS}
+    if any(word.lower() in words for word in mapping.adoptions):
+        as_written.add(theirs.get("adoption", "adoption"))
+    return set(event_columns(mapping)) - as_written
 
 
 def required_columns(mapping: EventMapping) -> set[str]:
@@ -140,8 +152,10 @@ def event_rows(piece: Piece, config: IngestConfig) -> JsonRows | CsvRows | Parqu
     if layout == "lines":
         return JsonRows(piece)
     assert not piece.start, "a table is read whole"
-    table = CsvRows if layout == "csv" else ParquetRows
-    return table(piece.file, event_columns(config.mapping))
+    columns = event_columns(config.mapping)
+    if layout == "csv":
+        return CsvRows(piece.file, columns, no_texts=_no_texts(config.mapping))
+    return ParquetRows(piece.file, columns)
 
 
 # --- values --------------------------------------------------------------------------------------

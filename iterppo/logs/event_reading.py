@@ -19,6 +19,7 @@ from iterppo.logs.event_logs import event_of, event_rows
 from iterppo.logs.event_sorting import EventSpill
 from iterppo.logs.rejects import Line, Rejects, redactor_of
 from iterppo.logs.sources import Piece
+from iterppo.logs.tables import NULL_WORDS
 from iterppo.progress import progress
 
 
@@ -74,6 +75,8 @@ def spill_events(config: IngestConfig, show: bool, task: SpillTask) -> Spilled:
                     counts["messages_ignored"] += 1
                 else:
                     spill.add(event, piece_number, line_number)
+                    if event.suggestion in NULL_WORDS:
+                        counts["suggestions_like_null"] += 1
             num_lines.append(rows.num_lines)
     spill.close()
     counts["rejects"] = rejects.number

@@ -22,7 +22,7 @@ from iterppo.errors import DataError
 from iterppo.logs.censoring import utc
 from iterppo.logs.refusals import refuse_encoding
 from iterppo.logs.sources import Lines, LogFile, Piece
-from iterppo.logs.tables import CSV_NULL
+from iterppo.logs.tables import CSV_NULL, NULL_WORDS
 from iterppo.logs.times import read_time, shorten
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class _Reader:
                 convert_options=arrow_csv.ConvertOptions(
                     include_columns=theirs,
                     column_types=dict.fromkeys(theirs, pa.string()),
-                    null_values=[CSV_NULL],
+                    null_values=[CSV_NULL, *sorted(NULL_WORDS)],
                     strings_can_be_null=True,
                 ),
             )

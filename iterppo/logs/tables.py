@@ -35,6 +35,8 @@ Row = tuple[int, bytes, dict[str, Any] | DataError]
 
 CSV_NULL = r"\N"
 """What MySQL, Hive and Snowflake write in the place of a null."""
+NULL_WORDS = frozenset({"NULL", "null", "None", "nan", "NaN", "NaT", "<NA>"})
+"""What other databases and pandas write in the place of a null, and what somebody may have said."""
 MAX_FIELD_CHARACTERS = 32 * 2**20
 """A longer field is a quotation mark that nobody closed; the parser holds a field in memory."""
 
@@ -79,10 +81,14 @@ class CsvRows:
         DataError: While iterating, if the file cannot be read or lacks a column.
     """
 
-    def __init__(self, file: LogFile, columns: Mapping[str, bool]) -> None:
+    def __init__(
+        self, file: LogFile, columns: Mapping[str, bool], *, no_texts: Collection[str] = ()
+    ) -> None:
         self.file = file
         self.columns = columns
         """Column -> whether the file must have it."""
+        self.no_texts = no_texts
+        """Columns in which `NULL_WORDS` are nulls."""
         self.num_lines = 0
         """Lines gone by, the header and blank ones too."""
 
@@ -108,7 +114,12 @@ class CsvRows:
         except csv.Error as error:
             raise DataError(f"{self.file.name}: line 1: no header of a CSV file: {error}") from None
         check_columns(self.file, header, self.columns)
-        places = [(name, place) for place, name in enumerate(header) if name in self.columns]
+        nulls = {
+            name: {CSV_NULL, *(NULL_WORDS if name in self.no_texts else ())} for name in header
+        }
+        places = [
+            (name, place, nulls[name]) for place, name in enumerate(header) if name in self.columns
+        ]
         self.num_lines = lines.number
         while True:
             lines.begin_row()
@@ -133,8 +144,14 @@ class CsvRows:
                 self.num_lines = lines.number
                 yield number, lines.raw(), DataError(broken)
             else:
-                fields = [None if field == CSV_NULL else field for field in row]
-                yield number, lines.raw(), {name: fields[place] for name, place in places}
+                yield (
+                    number,
+                    lines.raw(),
+                    {
+                        name: None if (field := row[place]) in nulls_of_it else field
+                        for name, place, nulls_of_it in places
+                    },
+                )
 
 
 class _CsvLines:

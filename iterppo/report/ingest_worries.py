@@ -13,13 +13,14 @@ _MANY_CENSORED = 0.5
 _MANY_AFTER_CUTOFF = 0.5
 _MANY_UNMATCHED = 0.5
 _MANY_BACKWARDS = 0.5
+_MANY_LIKE_NULL = 0.01
 
 Counts = Mapping[str, Any]
 
 
 def ingest_worry(counts: Counts) -> str | None:
     """The first thing to worry about, by the counts of trajectories; None where there is none."""
-    worries = (_turns, _order, _events, _outcomes, _facts, _rejects, _open, _heldout)
+    worries = (_turns, _order, _events, _nulls, _outcomes, _facts, _rejects, _open, _heldout)
     return next((told for worry in worries if (told := worry(counts))), None)
 
 
@@ -72,6 +73,17 @@ def _events(counts: Counts) -> str | None:
     return (
         f"{told}, since they lie outside its window. Look at time_zone and window of "
         "ingest.outcomes."
+    )
+
+
+def _nulls(counts: Counts) -> str | None:
+    """Suggestions that are the word for none."""
+    like_null = counts.get("suggestions_like_null", 0)
+    if like_null <= _MANY_LIKE_NULL * counts.get("messages", 0):
+        return None
+    return (
+        f"{like_null} suggestions are the word NULL, None or nan, and are taken for what was "
+        "suggested. Were they nulls? Export them as empty fields."
     )
 
 

@@ -21,6 +21,7 @@ from iterppo.config import EventMapping, IngestConfig
 from iterppo.errors import DataError, UsageError
 from iterppo.logs.event_logs import Event, event_of, event_rows, layout_of_events, load_mapping
 from iterppo.logs.sources import LogFile, Piece
+from tests.logs.ingesting import ingested
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "logs"
 TEN = datetime(2026, 5, 1, 10, tzinfo=UTC)
@@ -368,6 +369,64 @@ def test_rows_are_read_from(folder: Path, name: str, content: bytes, number: int
     assert event_of(row, DEFAULT) == Event("c", "business", "hi", TEN)
     assert (found_number, rows.num_lines) == (number, number)
     assert b"hi" in raw
+
+
+@pytest.mark.parametrize("word", ["NULL", "None", "nan", "<NA>"])
+def test_the_word_null_in_csv_is_one_but_where_somebody_may_have_said_it(
+    folder: Path, word: str
+) -> None:
+    columns = Event.__struct_fields__
+    fields = dict.fromkeys(columns, word) | {"conversation_id": "c", "role": "agent"}
+    content = f"{','.join(columns)}\n{','.join(fields.values())}\n".encode()
+
+    ((_, _, row),) = event_rows(Piece(written("log.csv", content)), IngestConfig())
+
+    assert isinstance(row, dict)
+    assert event_of(row, DEFAULT) == Event(
+        "c", "business", word, suggestion=word, adoption=None, outcome=None
+    )
+
+
+def test_the_word_null_in_csv_is_no_id(folder: Path) -> None:
+    content = b"thread,role,content,time\nNULL,agent,hi,\n"
+    mapping = EventMapping(columns={"conversation_id": "thread"})
+
+    ((_, _, row),) = event_rows(Piece(written("log.csv", content)), IngestConfig(mapping=mapping))
+
+    assert isinstance(row, dict)
+    assert reason(row, columns=mapping.columns) == "thread: is missing"
+
+
+def test_the_word_null_in_csv_means_what_the_mapping_says(folder: Path) -> None:
+    content = b"conversation_id,role,content,time,adoption\nc,None,hi,,none\nc,None,hi,,None\n"
+    mapping = EventMapping(roles={"None": "business"}, adoptions={"none": "not_shown"})
+
+    rows = event_rows(Piece(written("log.csv", content)), IngestConfig(mapping=mapping))
+
+    for _, _, row in rows:
+        assert isinstance(row, dict)
+        found = event_of(row, mapping)
+        assert found is not None
+        assert (found.role, found.adoption) == ("business", "not_shown")
+
+
+def test_the_word_null_in_a_row_of_json_is_a_word(folder: Path) -> None:
+    content = json.dumps(ROW | {"customer_id": "None"}).encode()
+
+    ((_, _, row),) = event_rows(Piece(written("log.jsonl", content)), IngestConfig())
+
+    assert isinstance(row, dict)
+    assert event(row).customer_id == "None"
+
+
+def test_suggestions_that_are_the_word_null_are_counted(folder: Path) -> None:
+    rows = [f"c,{role},hi,2026-05-01T10:0{n}:00Z,None" for n, role in enumerate(["user", "agent"])]
+    content = "\n".join(["conversation_id,role,content,time,suggestion", *rows]).encode()
+
+    found = ingested(folder, {"log.csv": content})
+
+    assert [row["suggestion"] for row in found.rows] == ["None"]
+    assert found.counts["suggestions_like_null"] == 1
 
 
 def test_pieces_of_json_lines_hold_every_row_once(folder: Path) -> None:

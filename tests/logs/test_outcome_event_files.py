@@ -216,6 +216,11 @@ def test_times_may_have_a_format_of_their_own(tmp_path: Path) -> None:
             id="CSV, nulls as databases write them",
         ),
         pytest.param(
+            "order,at\na,NULL\nNone,2026-05-01\n",
+            "events: row 2: column 'order': an event without an id.",
+            id="CSV, nulls as words",
+        ),
+        pytest.param(
             "order,at\na,tomorrow\n",
             "events: row 1: column 'at': 'tomorrow' is no time as ISO 8601. Set time_format.",
             id="CSV, no time",

@@ -94,6 +94,20 @@ def test_a_null_as_databases_write_it_is_one(folder: Path) -> None:
     ]
 
 
+def test_the_word_null_is_one_where_no_text_stands(folder: Path) -> None:
+    content = b"a,b\nNULL,NULL\nNone,None\nNaT,null\nNone.,NONE\n\\N,\\N\n"
+
+    rows = CsvRows(written("log.csv", content), COLUMNS, no_texts=["a"])
+
+    assert [row for _, _, row in rows] == [
+        {"a": None, "b": "NULL"},
+        {"a": None, "b": "None"},
+        {"a": None, "b": "null"},
+        {"a": "None.", "b": "NONE"},
+        {"a": None, "b": None},
+    ]
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_fields_are_separated_by_what_separates_the_header(folder: Path, delimiter: str) -> None:
     content = 'b_a\n"x,;\t|y"_2\n'.replace("_", delimiter).encode()

@@ -222,6 +222,14 @@ def test_what_there_is_to_worry_about_comes_before_what_is_next(
             id="half of the events",
         ),
         pytest.param(
+            {"suggestions_like_null": 7, "outcomes": 0},
+            "7 suggestions are the word NULL, None or nan, and are taken for what was suggested.",
+            id="suggestions that were nulls",
+        ),
+        pytest.param(
+            {"suggestions_like_null": 6, "rejects": 2}, "2 lines were not taken", id="a few of them"
+        ),
+        pytest.param(
             {"conversations_terminal": 0, "outcomes": 0},
             "no conversation ended",
             id="all of them open",
