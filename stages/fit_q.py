@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ from iterppo.logs.censoring import fate_known_until
 if TYPE_CHECKING:
     from iterppo.lm.q_fitting import Target
     from iterppo.lm.q_function import Estimate
+    from iterppo.lm.q_least_squares import LeastSquares
     from iterppo.lm.q_log import Conversation, Turn
     from iterppo.lm.q_sampling import OtherActions
     from iterppo.statistics.q_diagnostics import HeldOut
@@ -43,6 +44,10 @@ def run(
     deepspeed: Path | None = None,
 ) -> Manifest | None:
     """Fit Q on the training conversations; score every turn; report on the held-out ones.
+
+    With lstd five more are fitted, each without a fifth of the training conversations, and where
+    this policy made these they join the held-out ones: what the verdict says is of five times as
+    many.
 
     Folders of `earlier` rounds, each with trajectories and returns, add their training
     conversations to the fit, and nothing else: their policies tried what the newest one no longer
@@ -142,6 +147,13 @@ def run(
         )
         train = [*own, *learned]
         _refuse_twice(train)
+        # What the policy said after it was trained, its backbone has not seen. Where Q's heads are
+        # fitted without it as well, it tells of Q as the held-out conversations do.
+        apart = [
+            c
+            for c in own
+            if config.method == "lstd" and not credited and c.is_of(loaded.settings.version)
+        ]
         checkpoint = Checkpoint(
             out.parent / f".{out.name}.checkpoint.safetensors",
             key=fingerprint("fit-q", config.model_dump(mode="json", by_alias=True), inputs),
@@ -159,11 +171,19 @@ def run(
                 for target in c.bootstrapped(values, gamma=gamma, lambda_=lambda_)
             ]
 
+        solved: LeastSquares | None = None
         try:
             refuse_nothing_known(own, max_tokens=config.max_tokens)
             if config.is_closed_form:
                 solved = fit_least_squares(
-                    q, own, config, gamma=gamma, actions=following, earlier=learned
+                    q,
+                    own,
+                    config,
+                    gamma=gamma,
+                    actions=following,
+                    earlier=learned,
+                    split_by=str(source.manifest.config.get("split_by", "conversation")),
+                    leave_out=bool(apart),
                 )
                 told: dict[str, Any] = {"ridge": solved.ridge, "errors": solved.errors}
             else:
@@ -195,7 +215,10 @@ def run(
         scored = [[next(estimates) for _ in c.segments] for c in conversations]
         writer.write(_rows(conversations, scored))
         others = other_actions(q, loaded, conversations, config)
-        metrics = _diagnose(conversations, scored, others, config)
+        left_out: list[tuple[Conversation, list[list[Estimate]]]] = []
+        if solved is not None and solved.left_out:
+            left_out = list(zip(apart, solved.left_out_estimates(q, apart), strict=True))
+        metrics = _diagnose(conversations, scored, left_out, others, config)
         metrics["fit"] = {"method": config.method} | _range_of_returns(train) | told
         # In closed form V̂ is of this round's log, and what an action led to is nobody's.
         whose = conversations if config.is_closed_form else [*conversations, *learned]
@@ -267,10 +290,13 @@ def _rows(
 def _diagnose(
     conversations: Sequence[Conversation],
     scored: Sequence[Sequence[Sequence[Estimate]]],
+    left_out: Sequence[tuple[Conversation, Sequence[Sequence[Estimate]]]],
     others: OtherActions | None,
     config: FitQConfig,
 ) -> dict[str, Any]:
-    """Diagnostics of both splits, against baselines of the training conversations."""
+    """Diagnostics of both splits, against baselines of the training conversations. With those held
+    out stand the training conversations that a Q was fitted without, as that Q scores them; the
+    baselines have seen them."""
     import numpy as np
 
     from iterppo.statistics.q_diagnostics import SampledActions, diagnose
@@ -278,12 +304,7 @@ def _diagnose(
     sampled = None
     if others is not None:
         sampled = SampledActions(np.array(others.values), np.array(others.lengths), others.units)
-    flat = [
-        (c, turn, estimate)
-        for c, found in zip(conversations, scored, strict=True)
-        for turns, estimates in zip(c.turns, found, strict=True)
-        for turn, estimate in zip(turns, estimates, strict=True)
-    ]
+    flat = list(_flat(zip(conversations, scored, strict=True)))
     known = [
         (turn.row["turn"], turn.weight, turn.return_)
         for c, turn, _ in flat
@@ -295,17 +316,33 @@ def _diagnose(
         sums[0] += weight * paid
         sums[1] += weight
     constant = sum(paid for paid, _ in mass.values()) / sum(weight for _, weight in mass.values())
-    return {
+    metrics = {
         split: diagnose(
-            _held_out([each for each in flat if each[0].split == split]),
+            _held_out([*(each for each in flat if each[0].split == split), *more]),
             constant=constant,
             turn_means={number: paid / weight for number, (paid, weight) in mass.items()},
             sampled=sampled if split == "heldout" else None,
             samples=config.bootstrap_samples,
             seed=config.seed,
         )
-        for split in ("heldout", "train")
+        for split, more in (("heldout", list(_flat(left_out))), ("train", []))
     }
+    metrics["heldout"]["num_conversations_left_out"] = sum(_tells(c) for c, _ in left_out)
+    return metrics
+
+
+def _flat(
+    scored: Iterable[tuple[Conversation, Sequence[Sequence[Estimate]]]],
+) -> Iterator[tuple[Conversation, Turn, Estimate]]:
+    for c, found in scored:
+        for turns, estimates in zip(c.turns, found, strict=True):
+            for turn, estimate in zip(turns, estimates, strict=True):
+                yield c, turn, estimate
+
+
+def _tells(c: Conversation) -> bool:
+    """Whether a return of it is known, and counts."""
+    return any(t.return_ is not None and t.weight > 0 for turns in c.turns for t in turns)
 
 
 def _range_of_returns(train: Sequence[Conversation]) -> dict[str, float]:
@@ -379,6 +416,7 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, float | bool | str]:
         "better_than_constant": heldout["better_than_constant"],
         "share_other_policies": metrics["behaviour"]["share_other_policies"],
         "share_unknown_policies": metrics["behaviour"]["share_unknown_policies"],
+        "conversations_left_out": float(heldout["num_conversations_left_out"]),
     }
     for name in ("best_epoch", "ridge", "return_min", "return_max"):
         if name in metrics["fit"]:

@@ -201,4 +201,4 @@ def _root(rows_LD: torch.Tensor) -> torch.Tensor:
 
 
 def _with_one(x_ND: torch.Tensor) -> torch.Tensor:
-    return torch.cat([torch.ones_like(x_ND[:, :1]), x_ND], dim=1)
+    return torch.cat([x_ND.new_ones(len(x_ND), 1), x_ND], dim=1)

@@ -285,6 +285,12 @@ class QFunction:
                 found[index] = [next(flat) for _ in segments[index].ends]
         return found
 
+    @torch.no_grad()
+    def estimates_of(self, features: Features, heads: Heads) -> list[Estimate]:
+        """What other heads than its own think of what was read of one segment."""
+        read = Features(*(each.to(self.model.device) for each in features))
+        return self._estimates(Outputs(*heads.outputs(read)))
+
     def segment_values(
         self, segments: Sequence[Segment], *, tokens_per_batch: int = 8192
     ) -> list[list[float]]:
@@ -314,7 +320,8 @@ class QFunction:
         q_N = self.to_value(outputs.q_NM.mean(dim=1)).tolist()
         v_N = self.to_value(outputs.v_N).tolist()
         value_NM = self.to_value(outputs.q_NM)
-        spread_N = [None] * len(q_N) if self.settings.members == 1 else value_NM.std(dim=1).tolist()
+        alone = value_NM.shape[1] == 1
+        spread_N = [None] * len(q_N) if alone else value_NM.std(dim=1).tolist()
         columns = q_N, spread_N, v_N, value_NM.tolist()
         return [Estimate(*each) for each in zip(*columns, strict=True)]
 

@@ -8,42 +8,44 @@ sides; what its last hidden states say of an outcome is found by one pass over t
 system of equations (`iterppo.rl.least_squares`). Nothing is trained, so nothing is overfitted but
 the heads, which a ridge holds: the one whose Q̂ predicts the returns of left-out conversations best.
 
-Shapes: N transitions, D features (`iterppo.lm.q_heads`), H hidden, M members, F folds.
+The same pass tells what heads of the other conversations think of each fold (lstd): all of a fit
+but the backbone is made anew without it.
+
+Shapes: N turns, T transitions, D features (`iterppo.lm.q_heads`), H hidden, M members, F folds.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from iterppo.config import FitQConfig
 from iterppo.lm.branches import branch_features
-from iterppo.lm.predictive_state import PredictiveState
+from iterppo.lm.q_examples import Examples
 from iterppo.lm.q_fitting import draws_of
-from iterppo.lm.q_function import QFunction
+from iterppo.lm.q_function import Estimate, QFunction
 from iterppo.lm.q_heads import Features, Heads
 from iterppo.lm.q_log import Conversation, of_actions
+from iterppo.lm.q_transitions import Transitions
 from iterppo.logs.splits import unit_hash
 from iterppo.progress import progress
 from iterppo.rl.least_squares import Array, Errors, Moments
 
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4)
 """Tried, in transitions."""
-EXAMPLES_PER_ROW = 16
-"""Turns of the log that tell what the future depends on, for every one that states are compared
-with."""
-LATER = 0.9
-"""Weight of a message, as a share of that of the one before, in all that follows."""
 OWN_HEAD_RIDGE = 10.0
 """Of the model's own head, where the heads are not linear, in turns."""
 FOLDS = 5
 CONVERSATIONS_AT_ONCE = 256
 """Whose features are held in memory."""
+
+NextActions = Mapping[tuple[str, int], Sequence[str]]
+"""By conversation and turn (from 1), what the policy to evaluate would do."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,28 @@ class LeastSquares:
     """Mean squared error of Q̂ for the returns of left-out conversations, by ridge; empty where the
     ridge was given. Their heads have not seen these conversations, the directions of the features
     have: it is for choosing the ridge, not for telling how good Q̂ is."""
+    left_out: Sequence[Heads] = ()
+    """By fold, those of a fit that never saw it, with one member; none where nobody asked, or where
+    the other folds were too few to fit on."""
+    config: FitQConfig | None = None
+    split_by: str = "conversation"
 
+    def left_out_estimates(
+        self, q: QFunction, conversations: Sequence[Conversation]
+    ) -> list[list[list[Estimate]]]:
+        """What the heads that never saw a conversation think of it, by its segments and their ends.
 
-class _Transition(NamedTuple):
-    """From a turn to the next one whose value is known, or to the end (None)."""
-
-    turn: int
-    reward: float
-    """Discounted, from the turn on."""
-    discount: float
-    next_turn: int | None
+        Args:
+            q: That was fitted.
+            conversations: Of those it was fitted on.
+        """
+        assert self.config is not None
+        found = []
+        shown = progress(conversations, "fit-q: left out", total=len(conversations), unit="")
+        for c in shown:
+            heads = self.left_out[_fold_of(c, self.config, self.split_by)]
+            found.append([q.estimates_of(read, heads) for read in q.features(c.segments)])
+        return found
 
 
 def fit_least_squares(
@@ -74,8 +88,10 @@ def fit_least_squares(
     config: FitQConfig,
     *,
     gamma: float,
-    actions: Mapping[tuple[str, int], Sequence[str]] | None = None,
+    actions: NextActions | None = None,
     earlier: Sequence[Conversation] = (),
+    split_by: str = "conversation",
+    leave_out: bool = False,
 ) -> LeastSquares:
     """Set the heads of Q̂ and V̂ in place.
 
@@ -86,137 +102,201 @@ def fit_least_squares(
             what that is worth, is of `conversations` alone: so Q̂ is of their policy (lstd).
         config: Of the stage.
         gamma: Discount per turn, in [0, 1].
-        actions: lstdq: by conversation and turn (from 1), what the policy to evaluate would do.
-            None: lstd.
+        actions: lstdq: what the policy to evaluate would do. None: lstd.
+        split_by: What a fold never divides (`ingest.split_by`).
+        leave_out: Whether to fit without each fold as well (lstd).
 
     Raises:
         ValueError: If no turn's fate is known, or there is no solution.
     """
     assert q.settings.loss == "squared", "a sigmoid is not linear"
-    examples = _lift(q, [*conversations, *earlier], config) if config.compared_turns else None
     members = q.settings.members
-    pair, state = q.heads.members.weight.shape[1], q.heads.state.weight.shape[1]
-    value, regression = (state, pair) if actions is None else (pair, state)
-    moments = Moments.empty(groups=members + FOLDS, value=value, regression=regression)
-    errors = Errors.empty(groups=FOLDS, features=pair)
+
+    def fold_of(c: Conversation) -> int:
+        return _fold_of(c, config, split_by)
+
+    examples = None
+    if config.compared_turns:
+        examples = Examples.of(q, [*conversations, *earlier], config, fold_of=fold_of)
+    whole = _Fit.of(q, examples, config, members=members, own=actions is None)
+    q.heads = whole.heads
+    others: list[_Fit] = []
+    if leave_out and examples is not None:
+        others = [
+            _Fit.of(q, examples.without(fold), config, without=fold)
+            for fold in range(FOLDS)
+            if examples.has_others(fold)
+        ]
     parts = [
         (log[start : start + CONVERSATIONS_AT_ONCE], log is conversations)
         for log in (conversations, earlier)
         for start in range(0, len(log), CONVERSATIONS_AT_ONCE)
     ]
     for some, own in progress(parts, "fit-q: reading", total=len(parts), unit="parts"):
-        _add(moments, errors, q, some, config, gamma=gamma, actions=actions, own=own)
-    folds = range(members, members + FOLDS)
-    together = moments.of(folds)
-    if together.value_mass_G[0] == 0:
+        read = _joined(q.features([s for c in some for s in c.segments]))
+        if read is None:  # no turn fits the context
+            continue
+        valued, following = (
+            (_own_states(some), None) if actions is None else _asked(q, some, actions)
+        )
+        found = Transitions.of(
+            some,
+            valued,
+            gamma=gamma,
+            members=members,
+            draws_of=lambda c: draws_of(c.conversation_id, members, config.seed),
+            fold_of=fold_of,
+        )
+        for each in (whole, *others):
+            each.add(found, read, value=own, following=following)
+    if whole.moments.of(whole.folds).value_mass_G[0] == 0:
         raise ValueError("no training turn has both an action and a known fate")
-    tried: dict[float, float] = {}
-    if config.ridge == 0:
-        for ridge in RIDGES:
-            tried[ridge] = left_out_error(
-                moments, errors, ridge, members=members, own=actions is None
-            )
-    ridge = config.ridge or min(RIDGES, key=tried.__getitem__)
-    state_D, head_D = _heads(together.solve(ridge), actions)
-    heads_MD = np.stack([head_D] * members)
-    for member in range(members if members > 1 else 0):
-        if moments.value_mass_G[member] > 0:  # of a few conversations a resample may hold none
-            _, heads_MD[member] = _heads(moments.solve(ridge, group=member), actions)
+    ridge, errors = whole.solve(config)
+    left_out: list[Heads] = []
+    if leave_out:
+        # Features that are not learned are the same without a fold, and so are their sums.
+        shared = map(whole.without_fold, range(FOLDS))
+        left_out = _solved(shared if examples is None else others, config)
     with torch.no_grad():
-        q.heads.state.weight.copy_(torch.from_numpy(state_D[None]))
-        q.heads.members.weight.copy_(torch.from_numpy(heads_MD))
         if examples is not None:
             q.own_head = _nearest(q, examples)
-    return LeastSquares(ridge, tried)
+    return LeastSquares(ridge, errors, left_out, config, split_by)
 
 
-def _lift(q: QFunction, conversations: Sequence[Conversation], config: FitQConfig) -> torch.Tensor:
-    """Give Q heads of predictive states, from conversations that are over; what it reads of their
-    pairs."""
-    wanted = EXAMPLES_PER_ROW * config.compared_turns
-    by_chance = sorted(
-        (c for c in conversations if c.segments and all(c.fates_known)),
-        key=lambda c: unit_hash(f"example/{c.conversation_id}", seed=config.seed),
-    )
-    chosen: list[Conversation] = []
-    number = 0
-    for c in by_chance:
-        if number >= wanted:
-            break
-        chosen.append(c)
-        number += sum(len(segment.ends) for segment in c.segments)
-    if not chosen:
-        raise ValueError(
-            "of no training conversation it is known how it went on to its end, so that nothing "
-            "tells what follows; --set fit-q.compared_turns=0 does without"
+@dataclass(frozen=True)
+class _Fit:
+    """Heads, and the sums that they are solved from.
+
+    Args:
+        heads: To be set.
+        moments: Of groups: members, then folds.
+        errors: Of folds.
+        without: The fold that is left out.
+        own: Whether the log is of the policy whose Q is asked for (lstd).
+    """
+
+    heads: Heads
+    moments: Moments
+    errors: Errors
+    without: int | None
+    own: bool
+
+    @classmethod
+    def of(
+        cls,
+        q: QFunction,
+        examples: Examples | None,
+        config: FitQConfig,
+        *,
+        members: int = 1,
+        without: int | None = None,
+        own: bool = True,
+    ) -> _Fit:
+        """Nothing read yet."""
+        heads = q.heads
+        if examples is not None:
+            width = q.backbone.config.hidden_size
+            heads = Heads(width, members, predictive=examples.predictive(config))
+        pair, state = heads.members.weight.shape[1], heads.state.weight.shape[1]
+        value, regression = (state, pair) if own else (pair, state)
+        groups = FOLDS + (members if without is None else 0)
+        return cls(
+            heads.to(q.model.device),
+            Moments.empty(groups=groups, value=value, regression=regression),
+            Errors.empty(groups=FOLDS, features=pair),
+            without,
+            own,
         )
-    width, members = q.backbone.config.hidden_size, q.settings.members
-    q.heads = Heads(width, members, reads_history=True)
-    found = q.features([segment for c in chosen for segment in c.segments])
-    pair_ND = torch.cat([features.action_ND for features in found])
-    predictive = PredictiveState.of(
-        pair_ND[:, width:],
-        pair_ND[:, :width],
-        torch.cat([_sent(q, c) for c in chosen]),
-        torch.cat([_futures(q, c) for c in chosen]),
-        rows=config.compared_turns,
-        states=config.state_size,
-        actions=config.action_size,
-        seed=config.seed,
-    )
-    q.heads = Heads(width, members, predictive=predictive).to(q.model.device)
-    return pair_ND
 
+    @property
+    def members(self) -> int:
+        """Groups before the folds: members that have a head of their own."""
+        return len(self.moments.mass_G) - FOLDS
 
-@torch.no_grad()
-def _sent(q: QFunction, c: Conversation) -> torch.Tensor:
-    """What was sent in each turn that is read, in their order."""
-    read = [index for segment in c.segments for index, _ in segment.ends]
-    return torch.stack([_words(q, c.rows[index]["sent"]) for index in read])
+    @property
+    def folds(self) -> range:
+        """Their groups."""
+        return range(self.members, self.members + FOLDS)
 
+    def add(
+        self, found: Transitions, read: Features, *, value: bool, following: Array | None
+    ) -> None:
+        """Transitions.
 
-@torch.no_grad()
-def _futures(q: QFunction, c: Conversation) -> torch.Tensor:
-    """What followed each turn that is read, in their order: the customer's next message, all later
-    ones, whether that was the end, how many turns were left, the reward."""
-    heard = [_words(q, row["customer"]) for row in c.rows]
-    following = later = torch.zeros_like(heard[0])
-    found: list[torch.Tensor] = []
-    for left, (reward, heard_E) in enumerate(
-        zip(reversed(c.rewards), reversed(heard), strict=True)
-    ):
-        rest = torch.tensor([float(left == 0), float(left), reward])
-        found.append(torch.cat([following, later, rest]))
-        following, later = heard_E, heard_E + LATER * later
-    found.reverse()
-    return torch.stack([found[index] for segment in c.segments for index, _ in segment.ends])
+        Args:
+            found: Them.
+            read: What was read of their turns.
+            value: Whether they are of the policy whose value is asked for.
+            following: lstdq: features of the next states; None: those of the turns' own.
+        """
+        pair_ND, state_ND = (each.numpy() for each in _lifted(self.heads, read))
+        lead_ND, follow_ND = (state_ND, pair_ND) if self.own else (pair_ND, state_ND)
+        valued_ND = state_ND if following is None else following
+        t, r = found.fold_T != self.without, found.told_fold_R != self.without
+        if t.any():
+            rows, next_T = found.turn_T[t], found.next_T[t]
+            after_TD = found.discount_T[t, None].astype(lead_ND.dtype) * np.where(
+                next_T[:, None] >= 0, valued_ND[next_T], 0
+            )
+            folds_TF = np.eye(FOLDS)[found.fold_T[t]]
+            weight_TG = np.hstack([found.draws_TM[t, : self.members], folds_TF])
+            self.moments.add(
+                lead_ND[rows], after_TD, follow_ND[rows], found.reward_T[t], weight_TG, value=value
+            )
+        if value and r.any():
+            weight_RF = found.weight_R[r, None] * np.eye(FOLDS)[found.told_fold_R[r]]
+            self.errors.add(pair_ND[found.told_R[r]], found.return_R[r], weight_RF)
 
+    def without_fold(self, fold: int) -> _Fit:
+        """Of the same sums, where features do not depend on the log."""
+        heads = Heads(self.heads.width, 1).to(self.heads.state.weight.device)
+        return replace(self, heads=heads, without=fold)
 
-def _words(q: QFunction, text: str | None) -> torch.Tensor:
-    """The sum of the embeddings of a message's tokens."""
-    return q.words.detach()[q.renderer.text_ids(text or "")].sum(dim=0).double().cpu()
+    def solve(self, config: FitQConfig) -> tuple[float, dict[float, float]]:
+        """Set the heads; the ridge, and what was found of each that was tried.
 
+        Raises:
+            ValueError: If there is no solution that is finite.
+        """
+        kept = [fold for fold in range(FOLDS) if fold != self.without]
+        tried: dict[float, float] = {}
+        if config.ridge == 0:
+            for ridge in RIDGES:
+                tried[ridge] = left_out_error(
+                    self.moments,
+                    self.errors,
+                    ridge,
+                    members=self.members,
+                    own=self.own,
+                    folds=kept,
+                )
+        ridge = config.ridge or min(RIDGES, key=tried.__getitem__)
+        state_D, head_D = self._order(
+            self.moments.of([self.members + fold for fold in kept]).solve(ridge)
+        )
+        heads_MD = np.stack([head_D] * len(self.heads.members.weight))
+        for member in range(len(heads_MD) if len(heads_MD) > 1 else 0):
+            if self.moments.value_mass_G[member] > 0:  # a resample of a few may hold none
+                _, heads_MD[member] = self._order(self.moments.solve(ridge, group=member))
+        with torch.no_grad():
+            self.heads.state.weight.copy_(torch.from_numpy(state_D[None]))
+            self.heads.members.weight.copy_(torch.from_numpy(heads_MD))
+        return ridge, tried
 
-def _nearest(q: QFunction, pair_ND: torch.Tensor) -> torch.Tensor:
-    """The head (H,) of the last hidden state alone whose values are nearest to Q̂'s."""
-    width = q.backbone.config.hidden_size
-    with torch.no_grad():
-        value_N = q.heads.of_pairs(pair_ND.to(q.model.device)).mean(dim=1).double().cpu()
-    near = Errors.empty(groups=1, features=width)
-    near.add(pair_ND[:, :width].numpy(), value_N.numpy(), np.ones((len(value_N), 1)))
-    return torch.from_numpy(near.least(OWN_HEAD_RIDGE))
-
-
-def _heads(
-    solved: tuple[Array, Array], actions: Mapping[tuple[str, int], Sequence[str]] | None
-) -> tuple[Array, Array]:
-    """V̂'s and Q̂'s, of value and regression."""
-    value_D, regression_D = solved
-    return (value_D, regression_D) if actions is None else (regression_D, value_D)
+    def _order(self, solved: tuple[Array, Array]) -> tuple[Array, Array]:
+        """V̂'s and Q̂'s, of value and regression."""
+        value_D, regression_D = solved
+        return (value_D, regression_D) if self.own else (regression_D, value_D)
 
 
 def left_out_error(
-    moments: Moments, errors: Errors, ridge: float, *, members: int = 0, own: bool = True
+    moments: Moments,
+    errors: Errors,
+    ridge: float,
+    *,
+    members: int = 0,
+    own: bool = True,
+    folds: Sequence[int] = range(FOLDS),
 ) -> float:
     """Mean squared error for the returns of each fold, of a head that the others gave.
 
@@ -227,10 +307,11 @@ def left_out_error(
         members: Their number.
         own: Whether the head is Q̂'s own; of a policy whose returns nobody has seen it is that of
             the regression on the returns of the log.
+        folds: All that there are to learn from.
     """
     total = mass = 0.0
-    for fold in range(FOLDS):
-        others = [other for other in range(FOLDS) if other != fold]
+    for fold in folds:
+        others = [other for other in folds if other != fold]
         try:
             if own:
                 _, head_D = moments.of([members + other for other in others]).solve(ridge)
@@ -243,107 +324,77 @@ def left_out_error(
     return total / mass if mass > 0 else math.nan
 
 
-def _add(
-    moments: Moments,
-    errors: Errors,
-    q: QFunction,
-    conversations: Sequence[Conversation],
-    config: FitQConfig,
-    *,
-    gamma: float,
-    actions: Mapping[tuple[str, int], Sequence[str]] | None,
-    own: bool,
-) -> None:
-    """The transitions of some conversations, and the returns of the policy's own."""
-    members = q.settings.members
-    read = iter(_lifted(q, q.features([s for c in conversations for s in c.segments])))
-    by_turn = [_by_turn(c, read) for c in conversations]
-    following = (
-        [{turn: state_D for turn, (_, state_D) in found.items()} for found in by_turn]
-        if actions is None
-        else _mean_features(q, conversations, actions)
-    )
-    phi, after, psi, reward, weight = [], [], [], [], []
-    told, wanted, told_weight = [], [], []
-    for c, found, next_D in zip(conversations, by_turn, following, strict=True):
-        drawn = unit_hash(f"fold/{c.conversation_id}", seed=config.seed)
-        fold = np.eye(FOLDS)[int(drawn * FOLDS)]
-        weights = np.concatenate([draws_of(c.conversation_id, members, config.seed), fold])
-        for turn, paid, discount, next_turn in _transitions(c, found, next_D, gamma=gamma):
-            action_D, state_D = found[turn]
-            lead, follow = (state_D, action_D) if actions is None else (action_D, state_D)
-            phi.append(lead)
-            psi.append(follow)
-            after.append(discount * next_D[next_turn] if next_turn is not None else 0 * lead)
-            reward.append(paid)
-            weight.append(weights)
-        for target, turns in zip(c.monte_carlo(), c.turns, strict=True):
-            for known, share, of in zip(target.returns, target.weights, turns, strict=True):
-                if share > 0:
-                    told.append(found[of.row["turn"] - 1][0])
-                    wanted.append(known)
-                    told_weight.append(share * fold)
-    if phi:
-        features = np.stack(phi), np.stack(after), np.stack(psi)
-        moments.add(*features, np.array(reward), np.stack(weight), value=own)
-    if told and own:
-        errors.add(np.stack(told), np.array(wanted), np.stack(told_weight))
+def _solved(fits: Iterable[_Fit], config: FitQConfig) -> list[Heads]:
+    """The heads of every fold's fit; none where one of them has too little to learn from."""
+    found = []
+    for fit in fits:
+        if (
+            fit.moments.of(
+                [fit.members + f for f in range(FOLDS) if f != fit.without]
+            ).value_mass_G[0]
+            == 0
+        ):
+            return []
+        try:
+            fit.solve(config)
+        except ValueError:
+            return []
+        found.append(fit.heads)
+    return found if len(found) == FOLDS else []
+
+
+def _fold_of(c: Conversation, config: FitQConfig, split_by: str) -> int:
+    return int(unit_hash(f"fold/{c.kept_together(split_by)}", seed=config.seed) * FOLDS)
+
+
+def _nearest(q: QFunction, examples: Examples) -> torch.Tensor:
+    """The head (H,) of the last hidden state alone whose values are nearest to Q̂'s."""
+    pair_ND = torch.cat([examples.pair_NH, examples.x_ND], dim=1)
+    with torch.no_grad():
+        value_N = q.heads.of_pairs(pair_ND.to(q.model.device)).mean(dim=1).double().cpu()
+    near = Errors.empty(groups=1, features=examples.pair_NH.shape[1])
+    near.add(examples.pair_NH.numpy(), value_N.numpy(), np.ones((len(value_N), 1)))
+    return torch.from_numpy(near.least(OWN_HEAD_RIDGE))
+
+
+def _joined(read: Sequence[Features]) -> Features | None:
+    """Of all segments, one after another; None where there are none."""
+    return Features(*map(torch.cat, zip(*read, strict=True))) if read else None
 
 
 @torch.no_grad()
-def _lifted(q: QFunction, read: Sequence[Features]) -> list[Features]:
-    """What is linear in Q's heads, of each segment; of none where no turn fits the context."""
-    if not read:
-        return []
-    together = Features(*(torch.cat(each).to(q.model.device) for each in zip(*read, strict=True)))
-    ends = [len(features.action_ND) for features in read]
-    both = (each.cpu().split(ends) for each in q.heads.lifted(together))
-    return list(map(Features, *both))
+def _lifted(heads: Heads, read: Features) -> Features:
+    """What is linear in the heads."""
+    device = heads.state.weight.device
+    found = heads.lifted(Features(*(each.to(device) for each in read)))
+    return Features(*(each.cpu() for each in found))
 
 
-@torch.no_grad()
-def _lifted_mean(q: QFunction, pair_ND: torch.Tensor) -> Array:
-    mean_D = q.heads.lifted_pairs(pair_ND.to(q.model.device)).mean(dim=0).cpu()
-    return np.asarray(mean_D.numpy())
-
-
-def _by_turn(c: Conversation, read: Iterator[Features]) -> dict[int, tuple[Array, Array]]:
-    """Features of the pair and of the state, by the turn's index."""
-    found: dict[int, tuple[Array, Array]] = {}
-    for segment in c.segments:
-        features = next(read)
-        pairs = zip(features.action_ND.numpy(), features.state_ND.numpy(), strict=True)
-        found |= {index: pair for (index, _), pair in zip(segment.ends, pairs, strict=True)}
-    return found
-
-
-def _mean_features(
-    q: QFunction,
-    conversations: Sequence[Conversation],
-    actions: Mapping[tuple[str, int], Sequence[str]],
-) -> list[dict[int, Array]]:
-    """φ' of the states of each conversation, the mean over the actions there, by turn."""
-    asked = of_actions(conversations, actions, lambda requests: branch_features(q, requests))
-    known = [{n: [x for x in each if x is not None] for n, each in one.items()} for one in asked]
+def _own_states(conversations: Sequence[Conversation]) -> list[dict[int, int]]:
+    """Of each turn that is read, by its index, its number among all that are."""
+    numbers = itertools.count()
     return [
-        {n: _lifted_mean(q, torch.stack(each)) for n, each in one.items() if each} for one in known
+        {index: next(numbers) for segment in c.segments for index, _ in segment.ends}
+        for c in conversations
     ]
 
 
-def _transitions(
-    c: Conversation, found: Mapping[int, object], next_D: Mapping[int, object], *, gamma: float
-) -> Iterator[_Transition]:
-    """Those whose fate the log shows. States whose value is not known (they do not fit the context,
-    or nothing was suggested in them) are passed over: their rewards are added up."""
-    last = len(c.rows) - 1
-    for turn in sorted(found):
-        reward, discount, at = 0.0, 1.0, turn
-        while c.fates_known[at]:
-            reward += discount * c.rewards[at]
-            if at == last:
-                yield _Transition(turn, reward, 0.0, None)
-                break
-            discount, at = discount * gamma, at + 1
-            if at in next_D:
-                yield _Transition(turn, reward, discount, at)
-                break
+@torch.no_grad()
+def _asked(
+    q: QFunction, conversations: Sequence[Conversation], actions: NextActions
+) -> tuple[list[dict[int, int]], Array]:
+    """Of each turn with other actions, by its index, a row; and the rows (N, D): φ' of its state,
+    the mean over them."""
+    asked = of_actions(conversations, actions, lambda requests: branch_features(q, requests))
+    rows: list[Array] = []
+    found: list[dict[int, int]] = []
+    for one in asked:
+        here = {}
+        for n, each in one.items():
+            known = [x_D for x_D in each if x_D is not None]
+            if known:
+                here[n] = len(rows)
+                lifted_ND = q.heads.lifted_pairs(torch.stack(known).to(q.model.device))
+                rows.append(lifted_ND.mean(dim=0).cpu().numpy())
+        found.append(here)
+    return found, np.stack(rows) if rows else np.zeros((1, 1))

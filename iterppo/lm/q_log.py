@@ -58,6 +58,23 @@ class Conversation:
             f"conversation {self.conversation_id}" if customer is None else f"customer {customer}"
         )
 
+    def kept_together(self, split_by: str) -> str:
+        """What a split by this (`ingest.split_by`) never divides: equal for conversations that it
+        keeps together. Of an opening the first line decides: of messages that follow one another
+        the log's turns do not tell where the first one ended."""
+        if split_by == "opening":
+            texts = (row[who] or "" for row in self.rows for who in ("customer", "sent"))
+            first = next((text.strip() for text in texts if text.strip()), "")
+            return " ".join(first.partition("\n")[0].casefold().split())
+        if split_by == "conversation":
+            return self.conversation_id
+        return str(self.rows[0].get(f"{split_by}_id"))
+
+    def is_of(self, version: str) -> bool:
+        """Whether this policy made all suggestions that it holds: it was trained before."""
+        versions = {turn.row["policy_version"] for turns in self.turns for turn in turns}
+        return versions == {version}
+
     def monte_carlo(self) -> Iterator[Target]:
         """Targets: the returns of the log."""
         for segment, turns in zip(self.segments, self.turns, strict=True):

@@ -33,8 +33,7 @@ def q_text(folder: Path) -> list[str]:
         return []
     lines = [
         f"  verdict {heldout['verdict']}: {heldout['verdict_reason']}",
-        f"  held-out: {heldout['num_turns']} turns of {heldout['num_conversations']} "
-        f"conversations, mean return {_number(heldout['return_mean'])}, "
+        f"  {turns_told(heldout)}, mean return {_number(heldout['return_mean'])}, "
         f"mean Q {_number(heldout['q_mean'])}",
         f"    {'':<38} {'':>9}  95 % interval",
     ]
@@ -55,6 +54,24 @@ def q_text(folder: Path) -> list[str]:
         lines.append(f"    {behaviour['evaluates']}")
     lines += [f"  {text}" for text in advice_told(behaviour)]
     return lines
+
+
+def turns_told(heldout: Mapping[str, Any]) -> str:
+    """What Q is judged on: what it was not fitted on, or was fitted without in turn.
+
+    >>> turns_told({"num_turns": 9, "num_conversations": 4, "num_conversations_left_out": 3})
+    'left out of the fit: 9 turns of 4 conversations (1 held out, 3 in five fits without them)'
+    >>> turns_told({"num_turns": 9, "num_conversations": 4})
+    'held-out: 9 turns of 4 conversations'
+    """
+    turns, number = heldout["num_turns"], heldout["num_conversations"]
+    apart = heldout.get("num_conversations_left_out", 0)
+    if not apart:
+        return f"held-out: {turns} turns of {number} conversations"
+    return (
+        f"left out of the fit: {turns} turns of {number} conversations "
+        f"({number - apart} held out, {apart} in five fits without them)"
+    )
 
 
 def pairs_told(heldout: Mapping[str, Any]) -> str:

@@ -111,3 +111,12 @@ def test_a_few_turns_are_enough_to_be_made(log: Log) -> None:
     few = tuple(part[:3] for part in log)
     found = made(few, states=8, actions=16)  # type: ignore[arg-type]
     assert torch.isfinite(found.of_pairs(log[1], log[0])).all()
+
+
+def test_of_a_log_in_which_nothing_foretells_anything_a_constant_is_left(log: Log) -> None:
+    found = made(tuple(each[:1].expand(20, -1) for each in log))  # type: ignore[arg-type]
+    x_ND, pair_NH, _, _ = log
+
+    assert found.widths == (1, 1)
+    assert found.of_states(x_ND).tolist() == [[1.0]] * 3000
+    assert found.of_pairs(pair_NH, x_ND).tolist() == [[1.0]] * 3000

@@ -2,7 +2,7 @@
 has them."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ import torch
 from iterppo.config import FitQConfig
 from iterppo.lm.q_fitting import draws_of
 from iterppo.lm.q_function import QFunction, QSettings
-from iterppo.lm.q_least_squares import RIDGES, _transitions, fit_least_squares
+from iterppo.lm.q_least_squares import RIDGES, fit_least_squares
 from iterppo.lm.q_log import Conversation, conversations_of
+from iterppo.lm.q_transitions import transitions
 from iterppo.lm.rendering import decisions
+from tests.lm.q_logs import ANSWERS, GAMMA, yes_and_no
 
 MakePolicy = Callable[..., Path]
 MakeRow = Callable[..., dict[str, Any]]
 Array = np.ndarray[Any, Any]
-GAMMA = 0.9
-ANSWERS = ("yes", "no", "maybe")
 
 
 @pytest.fixture
@@ -35,49 +35,8 @@ def q(make_policy: MakePolicy) -> QFunction:
 def log(q: QFunction, row: MakeRow, system: str) -> Callable[..., list[Conversation]]:
     """Conversations that end with the outcome where their last suggestion was `yes`."""
 
-    def make(
-        number: int, *, censored: Sequence[int] = (), silent: Mapping[int, int] | None = None
-    ) -> list[Conversation]:
-        pairs = []
-        for n in range(number):
-            turns = [
-                row(f"Hello {n % 7}", ANSWERS[(n + t) % 3], f"Sent {t}", "edited")
-                for t in range(1 + n % 3)
-            ]
-            outcome = float(turns[-1]["suggestion"] == "yes" and n not in censored)
-            if silent and n in silent:  # the business wrote without one
-                turns[silent[n]] |= {"suggestion": None, "adoption": "not_shown"}
-            pairs.append(
-                (
-                    [
-                        turn
-                        | {
-                            "conversation_id": f"c{n}",
-                            "turn": t,
-                            "split": "train",
-                            "censored": n in censored,
-                            "customer_time": None,
-                            "sent_time": None,
-                        }
-                        for t, turn in enumerate(turns, start=1)
-                    ],
-                    [
-                        {
-                            "reward": outcome if t == len(turns) else 0.0,
-                            "return": None
-                            if n in censored
-                            else outcome * GAMMA ** (len(turns) - t),
-                            "weight": 1.0,
-                        }
-                        for t in range(1, len(turns) + 1)
-                    ],
-                )
-            )
-        return list(
-            conversations_of(
-                pairs, q.renderer, system_prompt=system, max_tokens=128, fate_known_until=None
-            )
-        )
+    def make(number: int, **settings: Any) -> list[Conversation]:
+        return yes_and_no(q, number, row=row, system=system, **settings)
 
     return make
 
@@ -209,7 +168,7 @@ def test_a_turn_without_a_suggestion_is_passed_over(
     q: QFunction, log: Callable[..., list[Conversation]]
 ) -> None:
     (c,) = log(3, silent={2: 1})[2:]
-    *_, first, third = _transitions(c, {0: 0, 2: 0}, {0: 0, 2: 0}, gamma=GAMMA)
+    *_, first, third = transitions(c, {0: 0, 2: 0}, {0: 0, 2: 0}, gamma=GAMMA)
 
     assert c.num_without_action == 1
     assert first == (0, 0.0, pytest.approx(GAMMA**2), 2)

@@ -328,3 +328,39 @@ def test_a_q_has_converged_against_itself_and_not_against_one_of_another_loss(
     assert json.loads(same.stdout)["num_turns"] == len(heldout) > 0
     assert (other.status, other.stderr.count("\n")) == (1, 1)
     assert json.loads(other.stdout)["rmse"] > 0.02
+
+
+# --- what is left out of the fit -----------------------------------------------------------------
+
+
+def test_what_a_policy_said_itself_tells_of_its_q_where_a_fit_leaves_it_out(
+    first: Path, second: Path, config: Path, tmp_path: Path
+) -> None:
+    def fitted(name: str, log: Path, policy: Path, *settings: str) -> dict[str, Any]:
+        arguments = ("--round", log, "--out", tmp_path / name, "--policy", policy)
+        chosen = (part for setting in settings for part in ("--set", f"fit-q.{setting}"))
+        run("fit-q", *arguments, "--config", config, *chosen)
+        metrics: dict[str, Any] = json.loads((tmp_path / name / "metrics.json").read_text())
+        return metrics
+
+    own = fitted("own", second, first / "policy", "method=lstd")
+    scored = [row for row in rows(tmp_path / "own", "q") if row["weight"] > 0]
+    train = {row["conversation_id"] for row in scored if row["split"] == "train"}
+    apart = {row["conversation_id"] for row in scored if row["split"] == "heldout"}
+    assert own["heldout"]["num_turns"] == len(scored)
+    assert own["heldout"]["num_conversations"] == len(train | apart)
+    assert own["heldout"]["num_conversations_left_out"] == len(train) > len(apart) > 0
+    assert manifest(tmp_path / "own").metrics["conversations_left_out"] == len(train)
+    # Of the same turns the Q that was fitted on most of them knows more.
+    weight = sum(row["weight"] for row in scored)
+    known = sum(row["weight"] * (row["q"] - row["return"]) ** 2 for row in scored) / weight
+    assert known < own["heldout"]["mse"]
+
+    # The script's conversations: what cloned them has seen them.
+    others = fitted("others", first, first / "init", "method=lstd")
+    # Trained on all training conversations at once, none of which is left out.
+    trained = fitted("trained", second, first / "policy", "method=td-lambda", "sweeps=1")
+    for metrics, name in ((others, "others"), (trained, "trained")):
+        held_out = [row for row in rows(tmp_path / name, "q") if row["split"] == "heldout"]
+        assert metrics["heldout"]["num_conversations_left_out"] == 0
+        assert metrics["heldout"]["num_turns"] == sum(row["weight"] > 0 for row in held_out)

@@ -13,7 +13,7 @@ from typing import Any
 
 from iterppo.report.page.run import Place
 from iterppo.report.page.success import interval
-from iterppo.report.q_text import advice_told, pairs_told
+from iterppo.report.q_text import advice_told, pairs_told, turns_told
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def read_quality(place: Place) -> Quality:
         heldout["verdict"],
         heldout["verdict_reason"],
         str(fit.get("method", "")),
-        f"{heldout['num_turns']} held-out turns of {heldout['num_conversations']} conversations; "
+        f"{turns_told(heldout)}; "
         f"mean return {_number(heldout['return_mean'])}, mean Q {_number(heldout['q_mean'])}; "
         f"{pairs_told(heldout)}.",
         tuple(
